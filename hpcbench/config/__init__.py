@@ -1,0 +1,1 @@
+"""Sweep files and what they become."""

@@ -1,0 +1,89 @@
+"""What a sweep may name: the kinds of strategies, models and data sets, and what each allows.
+
+The tables themselves stand beside what they name (`strategies/__init__.py`, `training/models/__init__.py`,
+`training/data/__init__.py`); this module only says what a line of such a table is, so that the
+configuration can check names and options without importing torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hpcbench.config.spec import RunSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """Options of something that has none."""
+
+
+class Processes(Enum):
+    """How many training processes a strategy has, and how they share a batch (the table in docs/sweeps.md)."""
+
+    ONE = "one process, one device"
+    ONE_MANY_DEVICES = "one process, several devices"
+    DATA_PARALLEL = "one process a device, each with its own shard of the batch"
+    STAGES = "one process a device, all on one batch"
+
+
+def load_object(target: str) -> Any:
+    """Import what `package.module:Name` names."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+Check = Callable[["RunSpec"], str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyEntry:
+    """One line of the strategy table. `check` returns why a run of it is impossible, or None."""
+
+    target: str
+    processes: Processes
+    options: type = NoOptions
+    backends: tuple[str, ...] = ()  # empty: it does not communicate
+    extra_processes: Callable[[Mapping[str, Any]], int] = lambda options: 0  # servers
+    torch_free: bool = False
+    check: Check = lambda spec: None
+
+    def load(self) -> Any:
+        """Import the class."""
+        return load_object(self.target)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """One line of the model table; `stems` are the values of `stem` it knows, `input_channels` None: any."""
+
+    target: str
+    stems: tuple[str, ...] = ()
+    input_channels: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetEntry:
+    """One line of the data set table. `train_samples` is None where only the files tell."""
+
+    target: str
+    options: type = NoOptions
+    unit: str = "samples"
+    channels: int = 3
+    image_size: int | None = None
+    train_samples: int | None = None
+    evaluation_samples: int | None = None
+    needs_files: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """Everything that a sweep can name."""
+
+    strategies: Mapping[str, StrategyEntry]
+    models: Mapping[str, ModelEntry]
+    datasets: Mapping[str, DatasetEntry]

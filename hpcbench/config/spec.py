@@ -1,0 +1,217 @@
+"""What one run is: the frozen description that a sweep file becomes, and that every rank reads.
+
+Pure standard library but for `annotated_types` (constraints that pydantic checks at the door): ranks in
+a site's container read it without pydantic.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+
+Precision = Literal["fp64", "fp32", "tf32", "amp_fp16", "amp_bf16"]
+Cache = Literal["none", "memory", "device"]
+Device = Literal["cpu", "cuda"]
+Backend = Literal["nccl", "gloo"]
+Stem = Literal["cifar", "imagenet"]
+Runtime = Literal["none", "apptainer", "docker", "podman", "pyxis"]
+
+FORBID_UNKNOWN: Any = {"extra": "forbid", "strict": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """SGD as torch has it; `lr` is the rate at the start of the schedule (after warm-up)."""
+
+    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
+    name: Literal["sgd"] = "sgd"
+    lr: Annotated[float, Gt(0), Lt(1e6)] = 0.1
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    weight_decay: Annotated[float, Ge(0), Lt(1e6)] = 5.0e-4
+    nesterov: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """How the learning rate changes, step by step.
+
+    `constant` keeps it, `cosine` lets it fall to 0 along half a cosine (Loshchilov and Hutter 2017, without
+    restarts), `step` multiplies it by `gamma` after every `step_epochs`. Before that it rises linearly over
+    `warmup_epochs`.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
+    name: Literal["constant", "cosine", "step"] = "cosine"
+    warmup_epochs: Annotated[float, Ge(0), Le(10_000)] = 0.0
+    step_epochs: Annotated[int, Gt(0)] = 30
+    gamma: Annotated[float, Gt(0), Le(1)] = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What a run asks a scheduler for; `gpus_per_node: 0` is a run on CPUs."""
+
+    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
+    nodes: Annotated[int, Ge(1), Le(10_000)] = 1
+    gpus_per_node: Annotated[int, Ge(0), Le(64)] = 0
+    cpus_per_gpu: Annotated[int, Ge(1), Le(1024)] = 1
+    time: str = "01:00:00"
+
+    @property
+    def time_s(self) -> int:
+        """The time limit of one run, in seconds."""
+        seconds = 0
+        for part in self.time.split(":"):
+            seconds = seconds * 60 + int(part)
+        return seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Container:
+    """The image that the ranks run in."""
+
+    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
+    runtime: Runtime = "none"
+    image: str | None = None
+
+
+# Fields that change neither what is learnt nor how fast: they are no part of a run's identity.
+NOT_IDENTITY = ("name", "repeat", "save_weights", "resources.time", "container.image", "timeout_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """One run of one repeat, resolved: nothing is left to default after this.
+
+    `batch_size` is per training rank, `devices` per training rank, `seed` is that of this repeat.
+    `accumulation` splits each rank's batch into that many micro-batches; it never changes the global batch.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
+    name: str
+    repeat: Annotated[int, Ge(0)] = 0
+    strategy: str
+    strategy_options: dict[str, Any] = field(default_factory=dict)
+    backend: Backend | None = None
+    device: Device = "cpu"
+    ranks: Annotated[int, Ge(1), Le(100_000)] = 1
+    devices: Annotated[int, Ge(1), Le(64)] = 1
+    servers: Annotated[int, Ge(0), Le(1024)] = 0
+    data_shards: Annotated[int, Ge(1)] = 1
+    dataset: str = "digits"
+    dataset_options: dict[str, Any] = field(default_factory=dict)
+    model: str = "smallconv"
+    stem: Stem | None = None
+    batch_size: Annotated[int, Ge(1), Le(1_000_000)] = 64
+    accumulation: Annotated[int, Ge(1), Le(1_000_000)] = 1
+    epochs: Annotated[int, Ge(1), Le(100_000)] | None = None
+    steps: Annotated[int, Ge(1), Le(1_000_000_000)] | None = None
+    evaluate: bool = True
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    precision: Precision = "fp32"
+    cache: Cache = "none"
+    seed: Annotated[int, Ge(0), Lt(2**31)] = 0
+    warmup_steps: Annotated[int, Ge(0), Le(100_000)] = 5
+    window_steps: Annotated[int, Ge(1), Le(10_000)] = 10
+    timeout_s: Annotated[float, Gt(0), Le(86_400)] = 300.0
+    save_weights: bool = False
+    teaching: bool = False
+    smoke: bool = False
+    resources: Resources = field(default_factory=Resources)
+    container: Container = field(default_factory=Container)
+
+    @property
+    def global_batch(self) -> int:
+        """Samples that one update rests on, over all training ranks."""
+        return self.batch_size * self.data_shards
+
+    @property
+    def processes(self) -> int:
+        """Processes of the run: training ranks and servers."""
+        return self.ranks + self.servers
+
+    @property
+    def recipe(self) -> str:
+        """The class that a ranking compares inside: what is learnt, whichever way."""
+        learnt = _without(self.to_json(), NOT_IDENTITY, NOT_RECIPE)
+        return _short_hash({**learnt, "global_batch": self.global_batch})
+
+    @property
+    def run_id(self) -> str:
+        """Hash of what changes learning or speed; two runs with one id are the same run."""
+        return _short_hash(_without(self.to_json(), NOT_IDENTITY))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; `from_json` is its inverse."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> RunSpec:
+        """Build a spec from `to_json`'s values; raises TypeError on fields it does not know."""
+        return _build(cls, data)
+
+
+# The choices that are ranked: two runs that differ only here learn the same thing.
+NOT_RECIPE = (
+    "strategy", "strategy_options", "backend", "device", "ranks", "devices", "servers", "data_shards",
+    "batch_size", "accumulation", "precision", "cache", "seed", "warmup_steps", "window_steps", "resources",
+    "container",
+)  # fmt: skip
+
+
+def _build(cls: Any, data: dict[str, Any]) -> Any:
+    hints = get_type_hints(cls)
+    values = {
+        key: _build(hints[key], value) if dataclasses.is_dataclass(hints.get(key)) else value
+        for key, value in data.items()
+    }
+    return cls(**values)
+
+
+def _without(data: dict[str, Any], *left_out: tuple[str, ...]) -> dict[str, Any]:
+    kept = {key: dict(value) if isinstance(value, dict) else value for key, value in data.items()}
+    for path in (path for paths in left_out for path in paths):
+        head, _, tail = path.partition(".")
+        if tail:
+            kept[head].pop(tail)
+        else:
+            kept.pop(head)
+    return kept
+
+
+def _short_hash(data: dict[str, Any]) -> str:
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def choices(literal: Any) -> tuple[str, ...]:
+    """Return the values of a Literal type."""
+    return get_args(literal)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Runs that are compared with each other and drawn together; `runs` are names in the sweep's order."""
+
+    id: str
+    title: str
+    factor: tuple[str, ...]
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """A sweep file, resolved: every repeat of every run, interleaved in time."""
+
+    name: str
+    files: tuple[str, ...]
+    runs: tuple[RunSpec, ...]
+    groups: tuple[Group, ...]
+    data: dict[str, str]  # data set name -> folder
+    declared: dict[str, RunSpec] = field(default_factory=dict)  # --smoke: run id -> as the file has it

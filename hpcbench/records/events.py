@@ -1,0 +1,185 @@
+"""The events of a run: frozen dataclasses, one flat JSON object a line.
+
+A worker states facts about its own rank; whatever needs several ranks or several runs is derived by the
+collector. Units stand in the names; what was not measured is None, never NaN. Every line begins with the
+header that the writer adds: `event, schema, run_id, attempt, rank, time_ns`. `rank` is null in lines of
+a supervisor, which speaks for its node.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+SCHEMA = 1
+HEADER = ("event", "schema", "run_id", "attempt", "rank", "time_ns")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened in a run. The class name in snake case is the `event` of its line."""
+
+    kind: ClassVar[str] = "event"
+
+    def __init_subclass__(cls) -> None:
+        cls.kind = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    """A process has joined its run: what it was told to do, and where it finds itself.
+
+    `spec` is the effective run, `declared` the one of the sweep file where `--smoke` scaled it down.
+    `process_start_ns` is when the supervisor started the process (Unix time).
+    """
+
+    spec: dict[str, Any]
+    declared: dict[str, Any] | None = None
+    environment: dict[str, Any]
+    role: str = "train"  # or "serve"
+    processes: int = 1
+    process_start_ns: int
+    parameters: int | None = None
+    parameter_bytes: int | None = None
+    steps_per_epoch: int | None = None
+    total_steps: int | None = None
+    train_samples: int | None = None
+    evaluation_samples: int | None = None
+    emulated: bool = False  # ran, but not on the devices that the strategy is for
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps(Event):
+    """A window of consecutive steps between two barriers of the training ranks, seen by one rank.
+
+    The five phases partition `wall_s`. `counted` is false while warming up. Lists have one entry a step;
+    `loss_sum` and `correct` are sums over this rank's samples of the step, and None on ranks that see no
+    loss; a loss that was not finite is None in the list and counted in `non_finite`.
+    """
+
+    epoch: int
+    first_step: int  # counts over the whole run, from 0
+    steps: int
+    counted: bool
+    samples: int  # consumed by this rank in the window
+    wall_s: float
+    data_wait_s: float
+    forward_backward_s: float
+    exchange_s: float
+    update_s: float
+    other_s: float
+    step_s: list[float]
+    loss_sum: list[float | None] | None = None
+    correct: list[int] | None = None
+    loss_samples: int | None = None  # samples behind each entry of loss_sum
+    non_finite: int = 0
+    skipped_updates: int = 0
+    lr: float
+    peak_memory_bytes: int | None = None  # of this rank: device memory, or resident set on a CPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation(Event):
+    """This rank's share of an evaluation after `epoch` epochs; summed over ranks each sample counts once."""
+
+    epoch: int
+    wall_s: float
+    samples: int
+    loss_sum: float | None
+    correct: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch(Event):
+    """An epoch has ended on this rank. `train_s` is the sum of its windows' wall time, warm-up included."""
+
+    epoch: int  # counts from 1
+    steps: int
+    samples: int
+    train_s: float
+    evaluation_s: float
+    check_s: float
+    checkpoint_s: float
+    other_s: float
+    wall_s: float
+    peak_memory_bytes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(Event):
+    """Checksums of the whole model as this rank sees it, taken outside the timed code."""
+
+    when: str  # "start", "epoch", "end"
+    epoch: int
+    weights_checksum: str
+    buffers_checksum: str
+    wall_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Event):
+    """The state after `epoch` epochs is on disk."""
+
+    epoch: int
+    wall_s: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interrupted(Event):
+    """The run was told to stop and did."""
+
+    reason: str
+    signal: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Event):
+    """The run goes on from the checkpoint that an earlier attempt left after `epoch` epochs."""
+
+    epoch: int
+    from_attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFailed(Event):
+    """The run cannot go on. `limit` is "memory" where running out of it is the result of the run.
+
+    Written by the rank that failed, or, where that could not speak any more, by its supervisor
+    (`failed_rank`, `exit_code` or `signal`, `last_lines` of its log).
+    """
+
+    reason: str
+    phase: str | None = None
+    exception: str | None = None
+    limit: str | None = None
+    failed_rank: int | None = None
+    exit_code: int | None = None
+    signal: str | None = None
+    last_lines: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFinished(Event):
+    """This rank has done all of its work. The named times partition `wall_s`, process start to here."""
+
+    wall_s: float
+    startup_s: float
+    train_s: float
+    evaluation_s: float
+    check_s: float
+    checkpoint_s: float
+    other_s: float
+    steps: int
+    samples: int
+    peak_memory_bytes: int | None = None
+
+
+EVENTS: dict[str, type[Event]] = {
+    cls.kind: cls
+    for cls in (
+        RunStarted, Steps, Evaluation, Epoch, Check, Checkpoint, Interrupted, Resumed, RunFailed, RunFinished,
+    )
+}  # fmt: skip

@@ -1,0 +1,102 @@
+"""The one way in which records are read."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jsonlines
+
+from hpcbench.errors import RecordError
+from hpcbench.records.events import EVENTS, HEADER, SCHEMA, Event
+
+Line = dict[str, Any]
+
+# schema version -> how its lines become those of the next version
+UPGRADES: dict[int, Callable[[Line], Line]] = {}
+
+
+@dataclass(frozen=True)
+class Record:
+    """An event with the header of its line."""
+
+    event: Event
+    run_id: str
+    attempt: int
+    rank: int | None
+    time_ns: int
+
+
+@dataclass
+class Reading:
+    """What a record file holds; `torn` is 1 where its last line was cut off and dropped."""
+
+    records: list[Record] = field(default_factory=list)
+    torn: int = 0
+
+
+def read_events(path: Path) -> Reading:
+    """Read a record file.
+
+    Raises RecordError, naming file and line, for a line that is broken and not the last, for an unknown
+    event, and for records of a newer schema.
+    """
+    reading = Reading()
+    for number, line, torn in _lines(path):
+        if torn:
+            reading.torn += 1
+        else:
+            reading.records.append(_record(path, number, line))
+    return reading
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Line, bool]]:
+    """Yield (line number, object, torn); a last line without an end was cut off by a kill or a full disk."""
+    data = path.read_bytes()
+    whole, _, tail = data.rpartition(b"\n")
+    with jsonlines.Reader(io.BytesIO(whole), loads=json.loads) as reader:
+        number = 0
+        while True:
+            number += 1
+            try:
+                yield number, reader.read(type=dict), False
+            except EOFError:
+                break
+            except jsonlines.InvalidLineError as error:
+                raise RecordError(
+                    f"{path}:{error.lineno}: this line is no record ({str(error).splitlines()[0]}). Lines before and "
+                    "after it may be fine: set the file aside, or mend the line by hand"
+                ) from error
+    if tail:
+        yield number, {}, True
+
+
+def _record(path: Path, number: int, line: Line) -> Record:
+    missing = [key for key in HEADER if key not in line]
+    if missing:
+        raise RecordError(f"{path}:{number}: a record without {', '.join(missing)}")
+    line = _upgrade(path, number, line)
+    cls = EVENTS.get(line["event"])
+    if cls is None:
+        raise RecordError(f"{path}:{number}: unknown event {line['event']!r}")
+    try:
+        event = cls(**{key: value for key, value in line.items() if key not in HEADER})
+    except TypeError as error:
+        raise RecordError(f"{path}:{number}: {line['event']}: {error}") from error
+    return Record(event, line["run_id"], line["attempt"], line["rank"], line["time_ns"])
+
+
+def _upgrade(path: Path, number: int, line: Line) -> Line:
+    version = line["schema"]
+    if not isinstance(version, int) or version > SCHEMA:
+        raise RecordError(
+            f"{path}:{number}: records of schema {version}; this hpcbench reads up to {SCHEMA}. Update hpcbench"
+        )
+    while version < SCHEMA:
+        line = UPGRADES[version](line)
+        version += 1
+    return line
