@@ -154,7 +154,8 @@ class RunSpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunSpec:
         """Build a spec from `to_json`'s values; raises TypeError on fields it does not know."""
-        return _build(cls, data)
+        spec: RunSpec = _build(cls, data)
+        return spec
 
 
 # The choices that are ranked: two runs that differ only here learn the same thing.

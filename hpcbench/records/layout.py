@@ -52,12 +52,15 @@ class RunFolder:
         """List all record files, ranks before supervisors, in a stable order."""
         found = [EventFile.parse(path) for path in self.path.glob("events.a*.jsonl")]
         return sorted(
-            (file for file in found if file), key=lambda f: (f.attempt, f.rank is None, f.rank or 0, f.node or 0)
+            (file for file in found if file),
+            key=lambda f: (f.attempt, f.rank is None, f.rank or 0, f.node or 0),
         )
 
     def attempts(self) -> list[int]:
         """List the attempts that were claimed, oldest first."""
-        numbers = (re.fullmatch(r"claim\.a(\d+)\.json", path.name) for path in self.path.glob("claim.a*.json"))
+        numbers = (
+            re.fullmatch(r"claim\.a(\d+)\.json", path.name) for path in self.path.glob("claim.a*.json")
+        )
         return sorted(int(match[1]) for match in numbers if match)
 
 

@@ -79,7 +79,12 @@ KINDS: dict[str, type[Entry]] = {cls.kind: cls for cls in (Submitted, Attempt, R
 def append(path: Path, entry: Entry) -> None:
     """Add a line, whole, and wait until it is on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line: dict[str, Any] = {"event": entry.kind, "schema": LEDGER_SCHEMA, "time_ns": time.time_ns(), **asdict(entry)}
+    line: dict[str, Any] = {
+        "event": entry.kind,
+        "schema": LEDGER_SCHEMA,
+        "time_ns": time.time_ns(),
+        **asdict(entry),
+    }
     with FileLock(path.with_name(".ledger.lock"), timeout=60), path.open("a", encoding="utf-8") as file:
         with jsonlines.Writer(file, compact=True) as lines:
             lines.write(line)

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 
 import jsonlines
 
@@ -52,7 +52,7 @@ class EventWriter:
             self._lines.close()
             self._file.close()
 
-    def __enter__(self) -> EventWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc_info: object) -> None:

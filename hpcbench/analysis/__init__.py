@@ -1,0 +1,1 @@
+"""From records to tables, statistics and findings. Pure functions over data frames."""

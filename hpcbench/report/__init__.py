@@ -1,0 +1,1 @@
+"""What people look at: the ranking, plots and the report."""

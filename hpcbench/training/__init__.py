@@ -1,0 +1,1 @@
+"""What a rank does: join the run, read data, train, measure, record."""
