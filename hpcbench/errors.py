@@ -21,7 +21,7 @@ class RecordError(HpcbenchError):
     """Records that cannot be read: broken in the middle, or written by a newer hpcbench."""
 
 
-class RunFailed(HpcbenchError):
+class RunFailedError(HpcbenchError):
     """The command worked and a run did not."""
 
     exit_code = 1

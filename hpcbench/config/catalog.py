@@ -23,7 +23,7 @@ class NoOptions:
 
 
 class Processes(Enum):
-    """How many training processes a strategy has, and how they share a batch (the table in docs/sweeps.md)."""
+    """How many training processes a strategy has, and how they share a batch (docs/sweeps.md)."""
 
     ONE = "one process, one device"
     ONE_MANY_DEVICES = "one process, several devices"

@@ -116,8 +116,6 @@ class ResultsFolder:
 
     def runs(self) -> list[tuple[str, int, RunFolder]]:
         """List the runs that have a folder, by name and repeat."""
-        found = []
-        for path in (self.path / "runs").glob("*/r*"):
-            if re.fullmatch(r"r\d+", path.name):
-                found.append((path.parent.name, int(path.name[1:]), RunFolder(path)))
+        folders = (path for path in (self.path / "runs").glob("*/r*") if re.fullmatch(r"r\d+", path.name))
+        found = [(path.parent.name, int(path.name[1:]), RunFolder(path)) for path in folders]
         return sorted(found, key=lambda item: item[:2])

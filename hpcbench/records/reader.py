@@ -68,8 +68,8 @@ def _lines(path: Path) -> Iterator[tuple[int, Line, bool]]:
                 break
             except jsonlines.InvalidLineError as error:
                 raise RecordError(
-                    f"{path}:{error.lineno}: this line is no record ({str(error).splitlines()[0]}). Lines before and "
-                    "after it may be fine: set the file aside, or mend the line by hand"
+                    f"{path}:{error.lineno}: this line is no record ({str(error).splitlines()[0]}). "
+                    "Lines before and after it may be fine: set the file aside, or mend the line by hand"
                 ) from error
     if tail:
         yield number, {}, True
@@ -94,7 +94,8 @@ def _upgrade(path: Path, number: int, line: Line) -> Line:
     version = line["schema"]
     if not isinstance(version, int) or version > SCHEMA:
         raise RecordError(
-            f"{path}:{number}: records of schema {version}; this hpcbench reads up to {SCHEMA}. Update hpcbench"
+            f"{path}:{number}: records of schema {version}; this hpcbench reads up to {SCHEMA}. "
+            "Update hpcbench"
         )
     while version < SCHEMA:
         line = UPGRADES[version](line)

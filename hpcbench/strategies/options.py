@@ -14,7 +14,7 @@ Megabytes = Annotated[float, Gt(0), Le(100_000)]
 
 @dataclass(frozen=True, kw_only=True)
 class NoopOptions:
-    """`step_s` is how long a pretended step takes; `fail_at_step` lets a run fail there, for tests of jobs."""
+    """`step_s` is how long a pretended step takes; `fail_at_step` lets a run fail, for tests of jobs."""
 
     __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     step_s: Annotated[float, Le(3600)] = 0.0
