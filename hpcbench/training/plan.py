@@ -1,0 +1,67 @@
+"""Which steps a run does, in which epochs and windows. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hpcbench.config.spec import RunSpec
+
+
+class TooFewSamplesError(ValueError):
+    """The training set does not fill one global batch."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Consecutive steps that are timed as one; warm-up windows train but do not count."""
+
+    steps: range
+    counted: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of a run; they count from 0 over the whole run.
+
+    An epoch drops its remainder: floor(samples / global batch) steps, the same for every strategy.
+    """
+
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    window_steps: int
+
+    @classmethod
+    def of(cls, spec: RunSpec, train_samples: int) -> Plan:
+        """Plan a run over a training set of that many samples; raises TooFewSamplesError."""
+        per_epoch = train_samples // spec.global_batch
+        if per_epoch == 0:
+            raise TooFewSamplesError(
+                f"the global batch of {spec.global_batch} is larger than the training set of {train_samples}"
+            )
+        total = spec.steps if spec.steps is not None else per_epoch * (spec.epochs or 0)
+        # A run shorter than its warm-up would have nothing to report: at most half of it warms up.
+        return cls(per_epoch, total, min(spec.warmup_steps, total // 2), spec.window_steps)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs begun; the last may be cut short by `steps`."""
+        return math.ceil(self.total_steps / self.steps_per_epoch)
+
+    def steps_of(self, epoch: int) -> range:
+        """Return the steps of an epoch, which counts from 0."""
+        first = epoch * self.steps_per_epoch
+        return range(first, min(first + self.steps_per_epoch, self.total_steps))
+
+    def windows(self, epoch: int) -> Iterator[Window]:
+        """Cut an epoch into windows that end with warm-up, every `window_steps`, and with the epoch."""
+        steps = self.steps_of(epoch)
+        first = steps.start
+        while first < steps.stop:
+            last = min(first + self.window_steps, steps.stop)
+            if first < self.warmup_steps:
+                last = min(last, self.warmup_steps)
+            yield Window(range(first, last), counted=first >= self.warmup_steps)
+            first = last

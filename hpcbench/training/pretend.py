@@ -1,0 +1,106 @@
+"""The loop of a strategy that trains nothing: the same records, without torch."""
+
+from __future__ import annotations
+
+import time
+
+from hpcbench.measure.environment import describe_environment
+from hpcbench.measure.memory import resident_peak_bytes
+from hpcbench.records.events import Epoch, RunFinished, RunStarted, Steps
+from hpcbench.strategies import STRATEGIES
+from hpcbench.strategies.noop import Noop
+from hpcbench.training.data import DATASETS
+from hpcbench.training.plan import Plan
+from hpcbench.training.session import Session
+
+
+def run(session: Session) -> None:
+    """Pretend to train."""
+    spec = session.spec
+    entry = STRATEGIES[spec.strategy]
+    strategy: Noop = entry.load()(entry.options(**spec.strategy_options))
+    samples = DATASETS[spec.dataset].train_samples or spec.dataset_options["samples"]
+    plan = Plan.of(spec, samples)
+    session.record(
+        RunStarted(
+            spec=spec.to_json(),
+            declared=session.declared,
+            environment=describe_environment(),
+            processes=session.placement.processes,
+            process_start_ns=session.placement.process_start_ns,
+            steps_per_epoch=plan.steps_per_epoch,
+            total_steps=plan.total_steps,
+            train_samples=samples,
+            warnings=session.placement.warnings,
+        )
+    )
+    session.writer.flush()
+    session.seconds["startup"] = session.age_s()
+    for epoch in range(plan.epochs):
+        _epoch(session, strategy, plan, epoch)
+    parts = {name: session.seconds.get(name, 0.0) for name in ("startup", "train")}
+    wall_s = session.age_s()
+    session.record(
+        RunFinished(
+            wall_s=wall_s,
+            startup_s=parts["startup"],
+            train_s=parts["train"],
+            evaluation_s=0.0,
+            check_s=0.0,
+            checkpoint_s=0.0,
+            other_s=wall_s - sum(parts.values()),
+            steps=plan.total_steps,
+            samples=plan.total_steps * spec.batch_size,
+            peak_memory_bytes=resident_peak_bytes(),
+        )
+    )
+
+
+def _epoch(session: Session, strategy: Noop, plan: Plan, epoch: int) -> None:
+    began = time.perf_counter()
+    trained_before = session.seconds.get("train", 0.0)
+    for window in plan.windows(epoch):
+        with session.part("train"):
+            step_s = []
+            for step in window.steps:
+                session.raise_if_stopped()
+                step_began = time.perf_counter()
+                strategy.step(step)
+                step_s.append(time.perf_counter() - step_began)
+        session.record(
+            Steps(
+                epoch=epoch + 1,
+                first_step=window.steps.start,
+                steps=len(step_s),
+                counted=window.counted,
+                samples=len(step_s) * session.spec.batch_size,
+                wall_s=sum(step_s),
+                data_wait_s=0.0,
+                forward_backward_s=sum(step_s),
+                exchange_s=0.0,
+                update_s=0.0,
+                other_s=0.0,
+                step_s=step_s,
+                lr=session.spec.optimizer.lr,
+                peak_memory_bytes=resident_peak_bytes(),
+            )
+        )
+        session.writer.flush()
+    wall_s = time.perf_counter() - began
+    train_s = session.seconds["train"] - trained_before
+    steps = len(plan.steps_of(epoch))
+    session.record(
+        Epoch(
+            epoch=epoch + 1,
+            steps=steps,
+            samples=steps * session.spec.batch_size,
+            train_s=train_s,
+            evaluation_s=0.0,
+            check_s=0.0,
+            checkpoint_s=0.0,
+            other_s=wall_s - train_s,
+            wall_s=wall_s,
+            peak_memory_bytes=resident_peak_bytes(),
+        )
+    )
+    session.writer.sync()
