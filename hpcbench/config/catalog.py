@@ -31,20 +31,25 @@ class Processes(Enum):
     STAGES = "one process a device, all on one batch"
 
 
-def load_object(target: str) -> Any:
-    """Import what `package.module:Name` names."""
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
 Check = Callable[["RunSpec"], str | None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class StrategyEntry:
-    """One line of the strategy table. `check` returns why a run of it is impossible, or None."""
+class Entry:
+    """A line of a table: `target` is `package.module:name` of what makes the thing."""
 
     target: str
+
+    def load(self) -> Any:
+        """Import what makes it."""
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrategyEntry(Entry):
+    """One line of the strategy table. `check` returns why a run of it is impossible, or None."""
+
     processes: Processes
     options: type = NoOptions
     backends: tuple[str, ...] = ()  # empty: it does not communicate
@@ -52,25 +57,19 @@ class StrategyEntry:
     torch_free: bool = False
     check: Check = lambda spec: None
 
-    def load(self) -> Any:
-        """Import the class."""
-        return load_object(self.target)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ModelEntry:
+class ModelEntry(Entry):
     """One line of the model table; `stems` are the values of `stem` it knows, `input_channels` None: any."""
 
-    target: str
     stems: tuple[str, ...] = ()
     input_channels: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetEntry:
+class DatasetEntry(Entry):
     """One line of the data set table. `train_samples` is None where only the files tell."""
 
-    target: str
     options: type = NoOptions
     unit: str = "samples"
     channels: int = 3

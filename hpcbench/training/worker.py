@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 import traceback
 from pathlib import Path
 
@@ -75,5 +74,4 @@ def _failure(session: Session, error: Exception) -> RunFailed:
 
 
 if __name__ == "__main__":
-    started_ns = time.time_ns()
     sys.exit(main())

@@ -1,0 +1,175 @@
+"""The training loop, the same for every strategy."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from hpcbench.measure.clock import Clock, WindowTimes
+from hpcbench.measure.memory import device_peak_bytes
+from hpcbench.records.events import Check, Epoch, Evaluation, Steps
+from hpcbench.strategies.base import Batch, Strategy, Sums, World
+from hpcbench.training.checksum import checksum
+from hpcbench.training.data.base import Loader
+from hpcbench.training.plan import Plan, Window
+from hpcbench.training.precision import Arithmetic
+from hpcbench.training.schedule import learning_rate
+from hpcbench.training.session import Session, StopRequestedError
+from hpcbench.training.world import any_rank, barrier
+
+
+@dataclass
+class Training:
+    """Everything that a training rank works with."""
+
+    session: Session
+    world: World
+    strategy: Strategy
+    arithmetic: Arithmetic
+    loader: Loader
+    plan: Plan
+    clock: Clock
+    peak_memory_bytes: int = 0
+
+    def run(self) -> None:
+        """Train, from the first step to the last."""
+        self.check("start", epoch=0)
+        for epoch in range(self.plan.epochs):
+            before, began = dict(self.session.seconds), time.perf_counter()
+            batches = self.loader.train(
+                epoch, [step % self.plan.steps_per_epoch for step in self.plan.steps_of(epoch)]
+            )
+            for window in self.plan.windows(epoch):
+                self.train(epoch, window, batches)
+            with self.session.part("settle"):
+                self.strategy.settle()
+            if self.session.spec.evaluate:
+                self.evaluate(epoch + 1)
+            self.check("end" if epoch + 1 == self.plan.epochs else "epoch", epoch + 1)
+            self.record_epoch(epoch, before, time.perf_counter() - began)
+            self.session.writer.sync()
+
+    def train(self, epoch: int, window: Window, batches: Iterator[list[Batch]]) -> None:
+        """Do the steps of a window between two barriers, record them, and stop if any rank was told to."""
+        skipped_before = self.arithmetic.skipped_updates
+        seen: list[Sums | None] = []
+        barrier(self.world)
+        with self.session.part("train"):
+            self.clock.begin()
+            for step in window.steps:
+                self.clock.enter("data_wait")
+                micro_batches = next(batches)
+                self.clock.enter("forward_backward")
+                seen.append(self.strategy.forward_backward(micro_batches))
+                self.clock.enter("exchange")
+                self.strategy.exchange()
+                self.clock.enter("update")
+                self.strategy.update(learning_rate(self.session.spec, self.plan, step))
+            self.clock.enter("other")
+            stop = any_rank(self.world, self.session.stop_signal is not None)
+            times = self.clock.end()
+        skipped = self.arithmetic.skipped_updates - skipped_before
+        self.record_window(epoch, window, times, [sums for sums in seen if sums is not None], skipped)
+        if stop:
+            raise StopRequestedError(
+                self.session.stop_signal.name if self.session.stop_signal else "on a peer"
+            )
+
+    def evaluate(self, epoch: int) -> None:
+        """See every sample of the validation set once, over all shards together."""
+        barrier(self.world)
+        with self.session.part("evaluation"):
+            began = time.perf_counter()
+            total: Sums | None = None
+            for batch, mask in self.loader.evaluation():
+                sums = self.strategy.evaluate(batch, mask)
+                if sums is not None:
+                    total = sums if total is None else total + sums
+            loss_sum = None if total is None else finite_or_none(float(total.loss_sum))
+            correct = None if total is None else int(total.correct)
+            wall_s = time.perf_counter() - began
+        samples = 0 if total is None else total.samples
+        self.session.record(
+            Evaluation(epoch=epoch, wall_s=wall_s, samples=samples, loss_sum=loss_sum, correct=correct)
+        )
+
+    def check(self, when: str, epoch: int) -> None:
+        """Record checksums of the whole model; replicas that have drifted apart show here."""
+        with self.session.part("check"):
+            began = time.perf_counter()
+            weights = self.strategy.weights()
+            trained = [name for name, _ in self.strategy.model.named_parameters()]
+            buffers = [name for name in weights if name not in set(trained)]
+            event = Check(
+                when=when,
+                epoch=epoch,
+                weights_checksum=checksum(weights, trained),
+                buffers_checksum=checksum(weights, buffers),
+                wall_s=time.perf_counter() - began,
+            )
+        self.session.record(event)
+
+    def record_window(
+        self, epoch: int, window: Window, times: WindowTimes, seen: list[Sums], skipped: int
+    ) -> None:
+        """Record a window. Results come off the device here, all at once, after the clock has stopped.
+
+        Where several ranks share a shard, the one that sees the loss counts its samples.
+        """
+        peak = device_peak_bytes(self.world.device)
+        self.peak_memory_bytes = max(self.peak_memory_bytes, peak)
+        losses = torch.stack([sums.loss_sum for sums in seen]).tolist() if seen else []
+        right = torch.stack([sums.correct for sums in seen]).tolist() if seen else []
+        self.session.record(
+            Steps(
+                epoch=epoch + 1,
+                first_step=window.steps.start,
+                steps=len(window.steps),
+                counted=window.counted,
+                samples=sum(sums.samples for sums in seen),
+                wall_s=times.wall_s,
+                data_wait_s=times.phase_s["data_wait"],
+                forward_backward_s=times.phase_s["forward_backward"],
+                exchange_s=times.phase_s["exchange"],
+                update_s=times.phase_s["update"],
+                other_s=times.phase_s["other"],
+                step_s=times.step_s,
+                loss_sum=[finite_or_none(loss) for loss in losses] if seen else None,
+                correct=right if seen else None,
+                loss_samples=seen[0].samples if seen else None,
+                non_finite=sum(not math.isfinite(loss) for loss in losses),
+                skipped_updates=skipped,
+                lr=learning_rate(self.session.spec, self.plan, window.steps[-1]),
+                peak_memory_bytes=peak,
+            )
+        )
+        self.session.writer.flush()
+
+    def record_epoch(self, epoch: int, before: dict[str, float], wall_s: float) -> None:
+        """Record where the time of an epoch went; `before` is what had gone by when it began."""
+        spent = {name: seconds - before.get(name, 0.0) for name, seconds in self.session.seconds.items()}
+        named = {part: spent.get(part, 0.0) for part in ("train", "evaluation", "check", "checkpoint")}
+        steps = len(self.plan.steps_of(epoch))
+        self.session.record(
+            Epoch(
+                epoch=epoch + 1,
+                steps=steps,
+                samples=steps * self.session.spec.batch_size,
+                train_s=named["train"],
+                evaluation_s=named["evaluation"],
+                check_s=named["check"],
+                checkpoint_s=named["checkpoint"],
+                other_s=wall_s - sum(named.values()),
+                wall_s=wall_s,
+                peak_memory_bytes=self.peak_memory_bytes,
+            )
+        )
+
+
+def finite_or_none(value: float) -> float | None:
+    """Return the value, or None where it is infinite or no number."""
+    return value if math.isfinite(value) else None

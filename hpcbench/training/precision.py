@@ -1,0 +1,90 @@
+"""Number formats: what the model is kept in, what it is computed in, and how small gradients survive.
+
+Mixed precision is autocast and, for fp16, scaling of the loss, alike for every strategy.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.optim import Optimizer
+
+from hpcbench.config.spec import Precision as Name
+
+AUTOCAST = {"amp_fp16": torch.float16, "amp_bf16": torch.bfloat16}
+
+
+class LossScaler:
+    """Multiplies the loss so that fp16 gradients do not underflow (Micikevicius et al. 2018, section 3.2).
+
+    The scale doubles after `growth_interval` good steps and halves when a gradient is not finite: torch's
+    GradScaler, except that the ranks of a group always come to the same decision, even where a strategy
+    leaves them with different gradients.
+    """
+
+    def __init__(self, scale: float = 2.0**16, growth_interval: int = 2000) -> None:
+        self.scale = scale
+        self.growth_interval = growth_interval
+        self.good_steps = 0
+
+    def unscale(self, optimizer: Optimizer, group: dist.ProcessGroup | None) -> bool:
+        """Divide the gradients by the scale; return whether they are finite on all ranks of the group."""
+        gradients = [
+            p.grad
+            for param_group in optimizer.param_groups
+            for p in param_group["params"]
+            if p.grad is not None
+        ]
+        torch._foreach_mul_(gradients, 1.0 / self.scale)
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
+        bad = (~norms.isfinite().all()).float()
+        if group is not None:
+            dist.all_reduce(bad, dist.ReduceOp.MAX, group=group)
+        return not bool(bad)
+
+    def adapt(self, finite: bool) -> None:
+        """Change the scale by what the last step has shown."""
+        self.good_steps = self.good_steps + 1 if finite else 0
+        if not finite:
+            self.scale /= 2
+        elif self.good_steps == self.growth_interval:
+            self.scale *= 2
+            self.good_steps = 0
+
+
+class Arithmetic:
+    """The precision of a run; `skipped_updates` counts the steps whose gradients were not finite."""
+
+    def __init__(self, name: Name, device: torch.device) -> None:
+        self.dtype = torch.float64 if name == "fp64" else torch.float32
+        self.skipped_updates = 0
+        self._device = device
+        self._autocast_dtype = AUTOCAST.get(name)
+        self._scaler = LossScaler() if name == "amp_fp16" else None
+        allow_tf32 = name == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = allow_tf32
+        torch.backends.cudnn.allow_tf32 = allow_tf32
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context for forward and loss."""
+        if self._autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self._autocast_dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        """Back-propagate, scaled where the precision asks for it."""
+        (loss if self._scaler is None else loss * self._scaler.scale).backward()
+
+    def step(self, optimizer: Optimizer, group: dist.ProcessGroup | None) -> None:
+        """Update, unless a gradient of any rank in the group is not finite: then all of them skip."""
+        finite = True
+        if self._scaler is not None:
+            finite = self._scaler.unscale(optimizer, group)
+            self._scaler.adapt(finite)
+        if finite:
+            optimizer.step()
+        else:
+            self.skipped_updates += 1

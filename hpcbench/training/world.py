@@ -1,0 +1,110 @@
+"""Ranks, device and process group: joining a run, keeping step with the others, leaving."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed import Store, TCPStore
+
+from hpcbench.config.placement import Placement
+from hpcbench.config.spec import RunSpec
+from hpcbench.records.layout import RunFolder
+from hpcbench.records.writer import write_atomically
+from hpcbench.strategies.base import World
+
+POLL_S = 0.02
+
+
+class RendezvousError(RuntimeError):
+    """The ranks did not find each other in time."""
+
+
+def join(spec: RunSpec, placement: Placement) -> World:
+    """Set up this process's device, and its process group where it is not alone.
+
+    Raises RendezvousError, and torch's errors where a backend is missing.
+    """
+    device = _take_device(spec, placement)
+    if placement.processes == 1:
+        return World(rank=0, size=1, training_ranks=1, device=device)
+    timeout = datetime.timedelta(seconds=spec.timeout_s)
+    if placement.address.startswith("127."):
+        os.environ.setdefault(
+            "GLOO_SOCKET_IFNAME", "lo"
+        )  # a host name need not resolve for ranks of one node
+    store = _rendezvous(placement, timeout)
+    dist.init_process_group(
+        spec.backend or "gloo",
+        store=store,
+        rank=placement.rank,
+        world_size=placement.processes,
+        timeout=timeout,
+        device_id=device if spec.backend == "nccl" else None,
+    )
+    trainers = dist.group.WORLD
+    if spec.servers:
+        trainers = dist.new_group(list(range(spec.ranks)), timeout=timeout)
+    return World(
+        rank=placement.rank,
+        size=placement.processes,
+        training_ranks=spec.ranks,
+        device=device,
+        trainers=trainers,
+    )
+
+
+def _take_device(spec: RunSpec, placement: Placement) -> torch.device:
+    torch.set_num_threads(placement.threads)
+    if spec.device == "cpu":
+        return torch.device("cpu")
+    device = torch.device("cuda", placement.local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device
+
+
+def _rendezvous(placement: Placement, timeout: datetime.timedelta) -> Store:
+    """Meet at rank 0, which takes a free port and writes it into the run's folder: no port is ever fixed."""
+    if placement.port is not None:
+        return TCPStore(placement.address, placement.port, placement.processes, placement.rank == 0, timeout)
+    path = RunFolder(Path(placement.run_folder)).rendezvous(placement.attempt)
+    if placement.rank == 0:
+        store = TCPStore(
+            placement.address, 0, placement.processes, is_master=True, timeout=timeout, wait_for_workers=False
+        )
+        write_atomically(path, json.dumps({"address": placement.address, "port": store.port}))
+        return store
+    deadline = time.monotonic() + timeout.total_seconds()
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise RendezvousError(f"rank 0 did not say where it is within {timeout.total_seconds():.0f} s")
+        time.sleep(POLL_S)
+    where = json.loads(path.read_text())
+    return TCPStore(where["address"], where["port"], placement.processes, False, timeout)
+
+
+def barrier(world: World) -> None:
+    """Wait for all training ranks."""
+    if world.trainers is not None:
+        dist.barrier(group=world.trainers)
+
+
+def any_rank(world: World, mine: bool) -> bool:
+    """Return whether it is so on any training rank; waits for all of them, as a barrier does."""
+    if world.trainers is None:
+        return mine
+    flag = torch.tensor(float(mine), device=world.device)
+    dist.all_reduce(flag, dist.ReduceOp.MAX, group=world.trainers)
+    return bool(flag)
+
+
+def leave(world: World) -> None:
+    """End the process group after good work; all ranks leave together, else a peer may be cut off."""
+    if world.trainers is not None:
+        dist.barrier()
+        dist.destroy_process_group()
