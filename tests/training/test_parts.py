@@ -15,7 +15,6 @@ from hpcbench.training.checksum import checksum
 from hpcbench.training.models import MODELS
 from hpcbench.training.precision import Arithmetic, LossScaler
 
-
 PRETENDED_STEP = {"data_wait": 0.002, "forward_backward": 0.01, "exchange": 0.005, "update": 0.001}
 
 
@@ -51,7 +50,7 @@ def test_steps_leave_out_what_follows_the_last_one() -> None:
 
 
 def test_checksum_sees_a_single_bit_and_a_swap() -> None:
-    """Equal tensors have equal checksums; one changed bit, two swapped values or two swapped tensors do not."""
+    """One changed bit, two swapped values or two swapped tensors change the checksum; a copy does not."""
     weights = {"a": torch.randn(100, dtype=torch.float64), "b": torch.randn(7), "c": torch.tensor(3)}
     names = ["a", "b", "c"]
     first = checksum(weights, names)
