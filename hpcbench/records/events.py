@@ -78,6 +78,34 @@ class Steps(Event):
     skipped_updates: int = 0
     lr: float
     peak_memory_bytes: int | None = None  # of this rank: device memory, or resident set on a CPU
+    push_s: float | None = None  # parameter server: inside exchange_s, until all gradients were out ...
+    pull_s: float | None = None  # ... and from there until all parameters were in
+
+
+@dataclass(frozen=True, kw_only=True)
+class Updates(Event):
+    """What a server has applied in a window of its own wall clock, while workers trained.
+
+    A window begins when the first training rank begins one, and lasts until the first begins the next or all
+    have finished their epoch: the windows of an epoch leave nothing out, and each update is in one of them.
+    The lists have one entry an update. Throughput of an asynchronous run is `samples` over `wall_s`.
+    """
+
+    epoch: int
+    first_step: int  # of the training rank that began the window
+    counted: bool
+    wall_s: float
+    updates: int
+    samples: int  # behind the gradients that were applied
+    dropped: int = 0  # gradients that were not applied, because they were not finite
+    dropped_samples: int = 0
+    workers: list[int] = field(default_factory=list)  # whose gradient it was; empty: that of all of them
+    staleness: list[int] = field(default_factory=list)  # updates by others since that worker's last pull
+    lead: list[int] = field(default_factory=list)  # steps that it had done more than the slowest
+    idle_s: float  # nothing to do
+    push_s: float  # waiting for gradients to come in
+    update_s: float  # adding them up and updating
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +208,7 @@ class RunFinished(Event):
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        RunStarted, Steps, Evaluation, Epoch, Check, Checkpoint, Interrupted, Resumed, RunFailed, RunFinished,
+        RunStarted, Steps, Updates, Evaluation, Epoch, Check, Checkpoint, Interrupted, Resumed, RunFailed,
+        RunFinished,
     )
 }  # fmt: skip

@@ -28,6 +28,11 @@ class RunFolder:
         """The trained model, with `save_weights: true`."""
         return self.path / "weights.pt"
 
+    @property
+    def checkpoint(self) -> Path:
+        """What an interrupted run goes on from."""
+        return self.path / "checkpoint"
+
     def log(self, attempt: int, rank: int) -> Path:
         """Return the file that a rank prints into."""
         return self.logs / f"a{attempt}.rank{rank}.log"
@@ -85,6 +90,28 @@ class EventFile:
 
 
 @dataclass(frozen=True)
+class JobFolder:
+    """What is kept of one job: its plan, who executes it, and the executor's own files."""
+
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        """What the job does."""
+        return self.path / "plan.json"
+
+    @property
+    def controller(self) -> Path:
+        """The process that the executor has started."""
+        return self.path / "controller.json"
+
+    @property
+    def owner(self) -> Path:
+        """The process that does the runs."""
+        return self.path / "owner.json"
+
+
+@dataclass(frozen=True)
 class ResultsFolder:
     """The folder of one sweep: `results/<sweep>/`."""
 
@@ -109,6 +136,19 @@ class ResultsFolder:
     def report(self) -> Path:
         """What `collect` writes."""
         return self.path / "report"
+
+    @property
+    def submission_lock(self) -> Path:
+        """Held while somebody looks at what is to be done and submits it."""
+        return self.path / ".submit.lock"
+
+    def job(self, job_id: str) -> JobFolder:
+        """Return the folder of a job."""
+        return JobFolder(self.jobs / job_id)
+
+    def replaced(self, name: str, repeat: int, run_id: str) -> Path:
+        """Return where a run goes that `--force` has set aside for another of its name."""
+        return self.path / "replaced" / name / f"r{repeat}.{run_id}"
 
     def run(self, name: str, repeat: int) -> RunFolder:
         """Return the folder of a repeat of a run."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import jsonlines
@@ -15,6 +17,12 @@ from hpcbench.errors import RecordError
 from hpcbench.records.events import EVENTS, HEADER, SCHEMA, Event
 
 Line = dict[str, Any]
+
+# What a field so annotated may hold; the figures of a report rest on these, lists are checked where used.
+SCALARS: dict[str, tuple[type, ...]] = {
+    "float": (int, float), "int": (int,), "bool": (bool,), "str": (str,),
+    "float | None": (int, float, NoneType), "int | None": (int, NoneType), "str | None": (str, NoneType),
+}  # fmt: skip
 
 # schema version -> how its lines become those of the next version
 UPGRADES: dict[int, Callable[[Line], Line]] = {}
@@ -87,6 +95,13 @@ def _record(path: Path, number: int, line: Line) -> Record:
         event = cls(**{key: value for key, value in line.items() if key not in HEADER})
     except TypeError as error:
         raise RecordError(f"{path}:{number}: {line['event']}: {error}") from error
+    for each in dataclasses.fields(event):
+        expected = SCALARS.get(str(each.type))
+        if expected and not isinstance(getattr(event, each.name), expected):
+            raise RecordError(
+                f"{path}:{number}: {line['event']}: {each.name} should be {each.type}, "
+                f"found {getattr(event, each.name)!r}"
+            )
     return Record(event, line["run_id"], line["attempt"], line["rank"], line["time_ns"])
 
 

@@ -1,0 +1,159 @@
+"""The figures of one run, derived from what its ranks wrote. Every formula stands in docs/report.md."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpcbench.analysis.history import History, Window
+from hpcbench.config.spec import RunSpec
+from hpcbench.records.events import Epoch, Evaluation, Steps
+from hpcbench.strategies.options import CollectiveOptions
+
+PHASES = ("data_wait", "forward_backward", "exchange", "update", "other")
+MEGABYTE = 1e6  # bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What is known of one repeat; None where nothing was measured. Phases are means over training ranks."""
+
+    throughput_samples_s: float | None
+    throughput_per_device: float | None
+    best_acc_pct: float | None
+    final_acc_pct: float | None
+    epoch_time_s: float | None
+    total_time_s: float | None
+    peak_mem_mb: float | None
+    data_wait_pct: float | None
+    exposed_comm_pct: float | None
+    steps_per_epoch: int | None
+    counted_samples: int
+    counted_steps: int
+    counted_wall_s: float
+    phase_s: dict[str, float]
+
+
+def figures(history: History, spec: RunSpec) -> Figures:
+    """Derive a run's figures from its history."""
+    counted = [window for window in history.windows if window.counted]
+    phase_s = _phases(counted)
+    wall_s = math.fsum(window.wall_s for window in counted)
+    throughput = throughput_samples_s(counted)
+    accuracies = [a for a in map(accuracy_pct, history.evaluations.values()) if a is not None]
+    ends = [finished.wall_s for finished in history.finished]
+    return Figures(
+        throughput_samples_s=throughput,
+        throughput_per_device=None if throughput is None else throughput / devices(spec),
+        best_acc_pct=max(accuracies, default=None),
+        final_acc_pct=accuracies[-1] if accuracies else None,
+        epoch_time_s=_mean(epoch_time_s(events) for events in history.epochs.values()),
+        total_time_s=max(ends) + history.earlier_s if ends else None,
+        peak_mem_mb=peak_mb(part.peak_memory_bytes for part in _memory_events(history)),
+        data_wait_pct=_share_pct(phase_s, "data_wait"),
+        exposed_comm_pct=_share_pct(phase_s, "exchange") if exchanges_after_backward(spec) else None,
+        steps_per_epoch=history.started.steps_per_epoch if history.started else None,
+        counted_samples=sum(window.samples for window in counted),
+        counted_steps=sum(window.steps for window in counted),
+        counted_wall_s=wall_s,
+        phase_s=phase_s,
+    )
+
+
+def devices(spec: RunSpec) -> int:
+    """Return the devices that a run occupies: those of its training ranks, and of servers on a GPU."""
+    servers = spec.servers if spec.strategy_options.get("server") == "gpu" else 0
+    return spec.ranks * spec.devices + servers
+
+
+def throughput_samples_s(windows: Sequence[Window]) -> float | None:
+    """Return samples of all ranks over the time of the slowest (MEASURING rules 1 and 2); None if empty."""
+    wall_s = math.fsum(window.wall_s for window in windows)
+    return sum(window.samples for window in windows) / wall_s if wall_s > 0 else None
+
+
+def accuracy_pct(evaluations: Sequence[Evaluation]) -> float | None:
+    """Return the share of the evaluation samples that were right, over the ranks that judged any."""
+    judged = [(e.correct, e.samples) for e in evaluations if e.correct is not None]
+    samples = sum(n for _, n in judged)
+    return 100 * sum(correct for correct, _ in judged) / samples if samples else None
+
+
+def evaluation_loss(evaluations: Sequence[Evaluation]) -> float | None:
+    """Return the mean loss over the evaluation samples, None where a rank that judged has a broken one."""
+    judged = [e for e in evaluations if e.correct is not None]
+    samples = sum(e.samples for e in judged)
+    sums = [e.loss_sum for e in judged if e.loss_sum is not None]
+    return math.fsum(sums) / samples if samples and len(sums) == len(judged) else None
+
+
+def epoch_time_s(epochs: Sequence[Epoch]) -> float:
+    """Return training and evaluation of an epoch on the slowest rank; checks and checkpoints stay out."""
+    return max(epoch.train_s + epoch.evaluation_s for epoch in epochs)
+
+
+def peak_mb(peaks: Iterable[int | None]) -> float | None:
+    """Return the largest of some peaks, in units of 10^6 bytes."""
+    largest = max((peak for peak in peaks if peak is not None), default=None)
+    return None if largest is None else largest / MEGABYTE
+
+
+def exchanges_after_backward(spec: RunSpec) -> bool:
+    """Say whether all communication of a run stands in its exchange phase, none hidden in the backward pass.
+
+    Only then is the phase what MEASURING rule 7 calls exposed; elsewhere it takes an ablation to know.
+    """
+    if spec.strategy != "collective":
+        return False
+    exchange = spec.strategy_options.get("exchange", CollectiveOptions().exchange)
+    return exchange in ("per_parameter", "bucketed")
+
+
+def step_losses(window: Window) -> list[tuple[int, float | None, float | None]]:
+    """Return (step, mean loss, accuracy in per cent) of a window's steps, over the ranks that see a loss."""
+    seeing = [part for part in window.parts if part.loss_sum is not None and part.loss_samples]
+    samples = sum(part.loss_samples or 0 for part in seeing)
+    if not samples:
+        return []
+    losses = zip(*(part.loss_sum or [] for part in seeing), strict=True)
+    return [
+        (
+            window.first_step + i,
+            None if None in sums else math.fsum(s for s in sums if s is not None) / samples,
+            _step_accuracy(seeing, i, samples),
+        )
+        for i, sums in enumerate(losses)
+    ]
+
+
+def _step_accuracy(parts: Sequence[Steps], index: int, samples: int) -> float | None:
+    correct = [part.correct[index] for part in parts if part.correct is not None]
+    return 100 * sum(correct) / samples if len(correct) == len(parts) else None
+
+
+def _phases(windows: Sequence[Window]) -> dict[str, float]:
+    return {
+        name: math.fsum(
+            getattr(part, f"{name}_s") / len(window.parts) for window in windows for part in window.parts
+        )
+        for name in PHASES
+    }
+
+
+def _share_pct(phase_s: dict[str, float], phase: str) -> float | None:
+    """Return a phase's share of all phases, which partition the windows' time (MEASURING rule 4)."""
+    whole = math.fsum(phase_s.values())
+    return 100 * phase_s[phase] / whole if whole > 0 else None
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return statistics.fmean(known) if known else None
+
+
+def _memory_events(history: History) -> list[Any]:
+    parts = [part for window in history.windows for part in window.parts]
+    return [*parts, *(e for epoch in history.epochs.values() for e in epoch), *history.finished]

@@ -1,0 +1,253 @@
+"""What happened in one run: its attempts, put together to one history.
+
+Only claimed attempts count. Where two of them saw the same step or epoch, the newest did it; a run is
+finished when every training rank of its newest attempt says so, whatever a scheduler thinks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from hpcbench.config.spec import RunSpec
+from hpcbench.errors import RecordError
+from hpcbench.records.events import (
+    Epoch,
+    Evaluation,
+    Event,
+    Interrupted,
+    RunFailed,
+    RunFinished,
+    RunStarted,
+    Steps,
+)
+from hpcbench.records.layout import RunFolder
+from hpcbench.records.reader import Record, read_events
+
+E = TypeVar("E", bound=Event)
+S = TypeVar("S", Evaluation, Epoch)
+
+
+class State(StrEnum):
+    """What became of a run, as far as its records tell."""
+
+    FINISHED = "finished"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    UNFINISHED = "unfinished"  # running or lost: only `status`, which asks the scheduler, can tell
+    NOT_STARTED = "not started"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window of steps, with what each training rank wrote about it."""
+
+    attempt: int
+    parts: tuple[Steps, ...]
+
+    @property
+    def first_step(self) -> int:
+        """The first step of the window, counted over the whole run."""
+        return self.parts[0].first_step
+
+    @property
+    def steps(self) -> int:
+        """How many steps the window has."""
+        return self.parts[0].steps
+
+    @property
+    def counted(self) -> bool:
+        """Whether the window counts for speed: no rank was still warming up."""
+        return all(part.counted for part in self.parts)
+
+    @property
+    def samples(self) -> int:
+        """Samples consumed by all training ranks."""
+        return sum(part.samples for part in self.parts)
+
+    @property
+    def wall_s(self) -> float:
+        """Time of the slowest rank: the barriers at both ends make it everybody's."""
+        return max(part.wall_s for part in self.parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """One repeat of one run. Events of an epoch are one a training rank, all of one attempt."""
+
+    state: State
+    reason: str | None = None
+    limit: str | None = None
+    started: RunStarted | None = None
+    attempts: tuple[int, ...] = ()
+    windows: tuple[Window, ...] = ()
+    evaluations: Mapping[int, tuple[Evaluation, ...]] = field(default_factory=dict)
+    epochs: Mapping[int, tuple[Epoch, ...]] = field(default_factory=dict)
+    finished: tuple[RunFinished, ...] = ()
+    earlier_s: float = 0.0  # spent in earlier attempts whose steps count
+    torn: int = 0
+    problems: tuple[str, ...] = ()
+
+
+@dataclass
+class Attempt:
+    """The records of one attempt."""
+
+    number: int
+    ranks: dict[int, list[Record]] = field(default_factory=lambda: defaultdict(list))
+    supervisors: list[Record] = field(default_factory=list)
+
+    def training(self) -> dict[int, list[Record]]:
+        """Return the records of the ranks that train; servers say `role: serve` when they start."""
+        served = {r for r, started in self.each(RunStarted) if started.role != "train"}
+        return {rank: records for rank, records in sorted(self.ranks.items()) if rank not in served}
+
+    def each(self, kind: type[E], *, training: bool = False) -> list[tuple[int, E]]:
+        """Return (rank, event) of all events of a kind that ranks wrote, rank by rank."""
+        ranks = self.training() if training else dict(sorted(self.ranks.items()))
+        return [
+            (rank, record.event)
+            for rank, records in ranks.items()
+            for record in records
+            if isinstance(record.event, kind)
+        ]
+
+    def first_step(self) -> int | None:
+        """Return the first step that this attempt did."""
+        return min((steps.first_step for _, steps in self.each(Steps, training=True)), default=None)
+
+    def first_epoch(self) -> int | None:
+        """Return the first epoch that this attempt trained in."""
+        return min((steps.epoch for _, steps in self.each(Steps, training=True)), default=None)
+
+    def elapsed_s(self) -> float:
+        """Return the time from the start of the first process to the last line of any training rank."""
+        starts = [started.process_start_ns for _, started in self.each(RunStarted, training=True)]
+        ends = [records[-1].time_ns for records in self.training().values() if records]
+        return max(0.0, (max(ends) - min(starts)) / 1e9) if starts and ends else 0.0
+
+
+def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collection[int]) -> History:
+    """Put the claimed attempts of a run together. Raises RecordError where a record file is broken."""
+    if not claimed:
+        return History(state=State.NOT_STARTED, problems=_unclaimed(folder, claimed))
+    attempts, torn, problems = _read_attempts(folder, run_id, claimed)
+    newest = attempts[-1]
+    state, reason, limit = _state(newest, spec.ranks)
+    windows, dropped = _windows(attempts, spec.ranks)
+    if dropped:
+        problems.append(f"windows left out, because not every training rank wrote them: {dropped}")
+    useful = {window.attempt for window in windows}
+    return History(
+        state=state,
+        reason=reason,
+        limit=limit,
+        started=next((started for _, started in newest.each(RunStarted, training=True)), None),
+        attempts=tuple(attempt.number for attempt in attempts),
+        windows=windows,
+        evaluations=_newest_by_epoch(attempts, Evaluation, spec.ranks),
+        epochs=_newest_by_epoch(attempts, Epoch, spec.ranks),
+        finished=tuple(event for _, event in newest.each(RunFinished, training=True)),
+        earlier_s=sum(a.elapsed_s() for a in attempts[:-1] if a.number in useful),
+        torn=torn,
+        problems=(*problems, *_unclaimed(folder, claimed)),
+    )
+
+
+def _read_attempts(
+    folder: RunFolder, run_id: str, claimed: Collection[int]
+) -> tuple[list[Attempt], int, list[str]]:
+    attempts = {number: Attempt(number) for number in sorted(claimed)}
+    torn, foreign = 0, set()
+    for file in folder.event_files():
+        if file.attempt not in attempts:
+            continue
+        reading = read_events(file.path)
+        torn += reading.torn
+        _check_lists(file.path, reading.records)
+        records = [record for record in reading.records if record.run_id == run_id]
+        if len(records) < len(reading.records):
+            foreign.add(file.path.name)
+        if file.rank is None:
+            attempts[file.attempt].supervisors += records
+        else:
+            attempts[file.attempt].ranks[file.rank] += records
+    problems = [f"{name}: records of another run left out" for name in sorted(foreign)]
+    if torn:
+        problems.append(f"last lines that were cut off, and dropped: {torn}")
+    return list(attempts.values()), torn, problems
+
+
+def _check_lists(path: Path, records: Iterable[Record]) -> None:
+    """Raise RecordError where a window does not have one loss and one count for each of its steps."""
+    for steps in (record.event for record in records if isinstance(record.event, Steps)):
+        for name in ("loss_sum", "correct"):
+            entries = getattr(steps, name)
+            if entries is None:
+                continue
+            if len(entries) != steps.steps or not all(isinstance(e, int | float | None) for e in entries):
+                raise RecordError(
+                    f"{path}: window from step {steps.first_step}: {name} should hold {steps.steps} numbers"
+                )
+
+
+def _unclaimed(folder: RunFolder, claimed: Collection[int]) -> tuple[str, ...]:
+    numbers = sorted({file.attempt for file in folder.event_files()} - set(claimed))
+    return tuple(f"records of attempt {number} left out: nobody claimed it" for number in numbers)
+
+
+def _state(newest: Attempt, ranks: int) -> tuple[State, str | None, str | None]:
+    """Return state, reason and limit from the newest attempt."""
+    if len({rank for rank, _ in newest.each(RunFinished, training=True)}) >= ranks:
+        return State.FINISHED, None, None
+    records = [record for each in newest.ranks.values() for record in each] + newest.supervisors
+    records.sort(key=lambda record: record.time_ns)
+    failures = [record.event for record in records if isinstance(record.event, RunFailed)]
+    if failures:
+        # A limit explains more than its consequences on the other ranks; else the first to fail is the cause.
+        cause = next((failure for failure in failures if failure.limit), failures[0])
+        return State.FAILED, cause.reason, cause.limit
+    stops = [record.event for record in records if isinstance(record.event, Interrupted)]
+    if stops:
+        return State.INTERRUPTED, stops[0].reason, None
+    return State.UNFINISHED, None, None
+
+
+def _windows(attempts: list[Attempt], ranks: int) -> tuple[tuple[Window, ...], int]:
+    """Return each step's newest window, and how many were left out because ranks are missing.
+
+    A rank that was killed may have written fewer windows than its peers: without all of them neither the
+    samples nor the slowest rank's time of the window are known.
+    """
+    kept: list[Window] = []
+    dropped = 0
+    horizon: int | None = None  # first step of a newer attempt
+    for attempt in reversed(attempts):
+        parts: dict[tuple[int, int], list[Steps]] = defaultdict(list)
+        for _, steps in attempt.each(Steps, training=True):
+            if horizon is None or steps.first_step + steps.steps <= horizon:
+                parts[steps.first_step, steps.steps].append(steps)
+        whole = [Window(attempt.number, tuple(each)) for each in parts.values() if len(each) == ranks]
+        dropped += len(parts) - len(whole)
+        kept += whole
+        horizon = min((step for step in (horizon, attempt.first_step()) if step is not None), default=None)
+    return tuple(sorted(kept, key=lambda window: window.first_step)), dropped
+
+
+def _newest_by_epoch(attempts: list[Attempt], kind: type[S], ranks: int) -> dict[int, tuple[S, ...]]:
+    """Return the events of each epoch from the newest attempt that trained it, where no rank's is missing."""
+    found: dict[int, tuple[S, ...]] = {}
+    horizon: int | None = None  # first epoch of a newer attempt
+    for attempt in reversed(attempts):
+        by_epoch: dict[int, list[S]] = defaultdict(list)
+        for _, event in attempt.each(kind, training=True):
+            if horizon is None or event.epoch < horizon:
+                by_epoch[event.epoch].append(event)
+        found |= {epoch: tuple(events) for epoch, events in by_epoch.items() if len(events) == ranks}
+        horizon = min((e for e in (horizon, attempt.first_epoch()) if e is not None), default=None)
+    return dict(sorted(found.items()))

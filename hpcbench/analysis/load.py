@@ -1,0 +1,194 @@
+"""Results folders become data frames: one row a repeat, one an epoch, one a step.
+
+Nothing is ranked or judged here. A run whose records are broken is a row in state `unreadable`; it never
+keeps the others from being read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jsonlines
+import pandas as pd
+
+from hpcbench.analysis import rows
+from hpcbench.analysis.classes import label_classes
+from hpcbench.analysis.history import History, State, read_history
+from hpcbench.config.spec import RunSpec
+from hpcbench.errors import RecordError, input_error
+from hpcbench.records import ledger
+from hpcbench.records.layout import ResultsFolder, RunFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One repeat of one run, as found in a results folder; `spec` is None where it can't be read.
+
+    `block` names the repeats that stood close in time: the same repeat of the same folder.
+    """
+
+    name: str
+    repeat: int
+    folder: ResultsFolder
+    run_id: str
+    spec: RunSpec | None
+    history: History
+
+    @property
+    def block(self) -> str:
+        """The repeats that were run side by side with this one."""
+        return f"{self.folder.path}/r{self.repeat}"
+
+    @property
+    def place(self) -> str:
+        """Where the run stands, for messages."""
+        return f"{self.name}/r{self.repeat}"
+
+    @property
+    def configuration(self) -> str:
+        """What all repeats of a run have in common and no other run has."""
+        return dataclasses.replace(self.spec, seed=0).run_id if self.spec else ""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """All that results folders hold, as frames, and what was wrong with them, in sentences."""
+
+    runs: pd.DataFrame
+    epochs: pd.DataFrame
+    steps: pd.DataFrame
+    problems: list[str]
+
+
+def load(folders: Sequence[Path]) -> Loaded:
+    """Read results folders. Raises InputError where one is none; broken records are problems, not errors."""
+    problems: list[str] = []
+    # A folder that is named twice is read once, at its last place.
+    distinct = list(reversed(dict.fromkeys(path.resolve() for path in reversed(folders))))
+    found = [run for path in distinct for run in _read_folder(results_folder(path), problems)]
+    runs = _without_duplicates(found, problems)
+    names = _experiment_names(runs, problems)
+    for run in runs:
+        problems += [f"{run.place}: {problem}" for problem in run.history.problems]
+    labels = label_classes(run.spec for run in runs if run.spec)
+    keyed = [(names[run.name, run.configuration], run) for run in runs]
+    return Loaded(
+        rows.frame(
+            [_run_row(name, run, labels) for name, run in keyed], rows.RUN_COLUMNS, ("experiment", "repeat")
+        ),
+        rows.frame(
+            [
+                {**_key(name, run), **row}
+                for name, run in keyed
+                if run.spec
+                for row in rows.epoch_rows(run.history)
+            ],
+            rows.EPOCH_COLUMNS,
+            ("experiment", "repeat", "epoch"),
+        ),
+        rows.frame(
+            [{**_key(name, run), **row} for name, run in keyed for row in rows.step_rows(run.history)],
+            rows.STEP_COLUMNS,
+            ("experiment", "repeat", "step"),
+        ),
+        problems,
+    )
+
+
+def _key(name: str, run: Run) -> rows.Row:
+    return {"experiment": name, "repeat": run.repeat, "run_id": run.run_id}
+
+
+def _run_row(name: str, run: Run, labels: dict[str, str]) -> rows.Row:
+    common = {**_key(name, run), "sweep": run.folder.path.name, "block": run.block}
+    return {**common, **rows.run_row(run.history, run.spec, labels)}
+
+
+def results_folder(path: Path) -> ResultsFolder:
+    """Return the results folder at a path. Raises InputError where there is none."""
+    folder = ResultsFolder(path)
+    if not path.is_dir():
+        raise input_error("no such results folder", key=str(path))
+    if folder.sweep.exists() or folder.ledger.exists() or (path / "runs").is_dir():
+        return folder
+    inside = sorted(p.name for p in path.iterdir() if (p / "runs").is_dir() or (p / "sweep.yaml").exists())
+    raise input_error(
+        "this is no results folder: it has neither sweep.yaml nor runs",
+        key=str(path),
+        hint=f"It holds the results of {', '.join(inside)}: name one of them" if inside else None,
+    )
+
+
+def _read_folder(folder: ResultsFolder, problems: list[str]) -> list[Run]:
+    claims: dict[str, set[int]] = defaultdict(set)
+    try:
+        for _, entry in ledger.read(folder.ledger):
+            if isinstance(entry, ledger.Attempt):
+                claims[entry.run].add(entry.attempt)
+    except (jsonlines.Error, OSError, AttributeError, KeyError, TypeError) as error:
+        # The claims beside the records say the same; without the ledger nothing is lost but history.
+        problems.append(f"{folder.ledger}: not readable ({error!r}); the claims in the run folders were used")
+    return [
+        _read_run(folder, name, repeat, run_folder, claims[f"{name}/r{repeat}"])
+        for name, repeat, run_folder in folder.runs()
+    ]
+
+
+def _read_run(folder: ResultsFolder, name: str, repeat: int, at: RunFolder, claimed: set[int]) -> Run:
+    spec, run_id = None, ""
+    try:
+        spec, run_id = _read_spec(at)
+        history = read_history(at, spec, run_id, claimed | set(at.attempts()))
+    except (RecordError, OSError) as error:
+        history = History(state=State.UNREADABLE, reason=str(error), problems=(str(error),))
+    return Run(name=name, repeat=repeat, folder=folder, run_id=run_id, spec=spec, history=history)
+
+
+def _read_spec(folder: RunFolder) -> tuple[RunSpec, str]:
+    try:
+        stored = json.loads(folder.spec.read_text(encoding="utf-8"))
+        return RunSpec.from_json(stored["spec"]), str(stored["run_id"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise RecordError(f"{folder.spec}: this does not describe a run ({reason})") from error
+
+
+def _without_duplicates(runs: list[Run], problems: list[str]) -> list[Run]:
+    """Keep one run of each run id: a finished one before others, then the one of the later folder."""
+    kept: dict[str, Run] = {}
+    for index, run in enumerate(runs):
+        key = run.run_id or f"unreadable {index}"
+        other = kept.get(key)
+        if other is None:
+            kept[key] = run
+            continue
+        finished = State.FINISHED
+        older_wins = other.history.state == finished and run.history.state != finished
+        winner, loser = (other, run) if older_wins else (run, other)
+        kept[key] = winner
+        problems.append(
+            f"{run.place}: found twice (run id {run.run_id}): the one in {winner.folder.path} counts "
+            f"({winner.history.state}), the one in {loser.folder.path} ({loser.history.state}) does not"
+        )
+    return list(kept.values())
+
+
+def _experiment_names(runs: list[Run], problems: list[str]) -> dict[tuple[str, str], str]:
+    """Return the row name of each (name, configuration); one name for two things gets the sweep added."""
+    places = {(run.name, run.configuration): run.folder.path.name for run in runs}
+    uses = Counter(name for name, configuration in places if configuration)
+    names: dict[tuple[str, str], str] = {}
+    for (name, configuration), sweep in places.items():
+        wanted = name
+        if configuration and uses[name] > 1:
+            wanted = f"{name} ({sweep})"
+            if wanted in names.values():
+                wanted = f"{name} ({sweep}, {configuration[:6]})"
+        names[name, configuration] = wanted
+    problems += [f"{name}: {n} different runs have this name" for name, n in uses.items() if n > 1]
+    return names

@@ -1,0 +1,233 @@
+"""The ranking: one row a run name, ranked inside its class, with ties where no difference is supported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from hpcbench.analysis.history import State
+from hpcbench.analysis.rows import NUMBER, TEXT, WHOLE, Row
+from hpcbench.analysis.statistics import (
+    CONFIDENCE,
+    Difference,
+    estimate,
+    holm,
+    paired_difference,
+    rank_intervals,
+    repeats_needed,
+)
+from hpcbench.errors import input_error
+
+# DESIGN section 4: exactly these columns, in this order.
+COLUMNS = {
+    "rank": WHOLE, "rank_high": WHOLE, "experiment": TEXT, "strategy": TEXT, "backend": TEXT, "model": TEXT,
+    "dataset": TEXT, "class": TEXT, "batch_per_rank": WHOLE, "ranks": WHOLE, "devices": WHOLE, "nodes": WHOLE,
+    "global_batch": WHOLE, "precision": TEXT, "cache": TEXT, "repeats": WHOLE, "throughput_samples_s": NUMBER,
+    "throughput_ci_low": NUMBER, "throughput_ci_high": NUMBER, "throughput_per_device": NUMBER,
+    "best_acc_pct": NUMBER, "final_acc_pct": NUMBER, "epoch_time_s": NUMBER, "total_time_s": NUMBER,
+    "peak_mem_mb": NUMBER, "data_wait_pct": NUMBER, "exposed_comm_pct": NUMBER, "steps_per_epoch": WHOLE,
+    "limit": TEXT, "findings": TEXT, "trusted": TEXT,
+}  # fmt: skip
+
+SAME_IN_ALL_REPEATS = (
+    "strategy", "backend", "model", "dataset", "class", "batch_per_rank", "ranks", "devices", "nodes",
+    "global_batch", "precision", "cache",
+)  # fmt: skip
+MEANS = (
+    "throughput_per_device", "best_acc_pct", "final_acc_pct", "epoch_time_s", "total_time_s", "data_wait_pct",
+    "exposed_comm_pct",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column that can rank; logarithms where strategies differ by factors rather than by points."""
+
+    higher_is_better: bool
+    logarithmic: bool
+
+
+MEASURES = {
+    "throughput_samples_s": Measure(True, True),
+    "throughput_per_device": Measure(True, True),
+    "best_acc_pct": Measure(True, False),
+    "final_acc_pct": Measure(True, False),
+    "epoch_time_s": Measure(False, True),
+    "total_time_s": Measure(False, True),
+    "peak_mem_mb": Measure(False, True),
+    "data_wait_pct": Measure(False, False),
+    "exposed_comm_pct": Measure(False, False),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A comparison of two runs of a class. `p_holm` is None where no test was possible."""
+
+    first: str  # the better estimate
+    second: str
+    difference: Difference
+    p_holm: float | None
+    tests: int  # how many the correction was for
+
+    @property
+    def supported(self) -> bool:
+        """Whether the difference may be claimed."""
+        return self.p_holm is not None and self.p_holm < 1 - CONFIDENCE
+
+    def repeats_needed(self) -> int | None:
+        """Return about how many repeats would support the difference; None where that can't be said."""
+        mean, deviation = self.difference.mean, self.difference.deviation
+        if self.p_holm is None or mean is None or deviation is None:
+            return None
+        return repeats_needed(mean, deviation, self.tests)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The ranked rows, and for each class its comparisons, best rows first."""
+
+    frame: pd.DataFrame
+    pairs: dict[str, list[Pair]]
+    rank_by: str
+
+
+def check_rank_by(column: str) -> None:
+    """Raise InputError, naming the valid ones, for a column that can't rank."""
+    if column not in MEASURES:
+        raise input_error("no column to rank by", key="--rank-by", found=column, allowed=", ".join(MEASURES))
+
+
+def rank(runs: pd.DataFrame, *, rank_by: str = "throughput_samples_s") -> Ranking:
+    """Rank the finished repeats in a frame of runs (`load.RUN_COLUMNS`). Raises InputError for `rank_by`."""
+    check_rank_by(rank_by)
+    rows: list[Row] = []
+    pairs: dict[str, list[Pair]] = {}
+    summaries = [_summary(str(name), group) for name, group in runs.groupby("experiment", sort=True)]
+    # A class of None holds runs whose description can't be read; it stands last.
+    classes = sorted({row["class"] for row in summaries}, key=lambda label: (label is None, label or ""))
+    for label in classes:
+        members = [row for row in summaries if row["class"] == label]
+        ranked, pairs[str(label)] = _rank_class(members, runs, rank_by)
+        rows += ranked
+    data = {
+        name: pd.array([row.get(name) for row in rows], dtype=kind)  # type: ignore[call-overload]
+        for name, kind in COLUMNS.items()
+    }
+    return Ranking(pd.DataFrame(data), pairs, rank_by)
+
+
+def _summary(name: str, group: pd.DataFrame) -> Row:
+    """Return one row for all repeats of a run; means are over the finished ones."""
+    done = group[group["state"] == State.FINISHED.value]
+    described = group[group["strategy"].notna()]
+    row: Row = {
+        "experiment": name,
+        "class": None,
+        "findings": "",
+        "trusted": "unaudited",
+        "repeats": len(done),
+    }
+    if len(described):
+        row |= {column: _plain(described[column].iloc[0]) for column in SAME_IN_ALL_REPEATS}
+    row |= {column: _mean(done[column]) for column in MEANS}
+    throughputs = _values(done["throughput_samples_s"])
+    if throughputs:
+        found = estimate(throughputs)
+        row |= {
+            "throughput_samples_s": found.mean,
+            "throughput_ci_low": found.low,
+            "throughput_ci_high": found.high,
+        }
+    row["peak_mem_mb"] = max(_values(done["peak_mem_mb"]), default=None)
+    row["steps_per_epoch"] = max(_values(described["steps_per_epoch"]), default=None)
+    row["limit"] = _limit(group, finished=len(done) > 0)
+    row["rankable"] = len(done) > 0 and bool(done["rankable"].all())
+    return row
+
+
+def _limit(group: pd.DataFrame, *, finished: bool) -> str | None:
+    """Return what kept a run from its end: a limit that is a result, or, if none finished, its state."""
+    limits = group["limit"].dropna()
+    if len(limits):
+        return str(limits.iloc[0])
+    if finished:
+        return None
+    order = [State.FAILED, State.UNREADABLE, State.INTERRUPTED, State.UNFINISHED, State.NOT_STARTED]
+    states = set(group["state"])
+    return next(state.value for state in order if state.value in states)
+
+
+def _rank_class(members: list[Row], runs: pd.DataFrame, rank_by: str) -> tuple[list[Row], list[Pair]]:
+    measure = MEASURES[rank_by]
+    sign = -1.0 if measure.higher_is_better else 1.0
+    ranked = [row for row in members if row["rankable"] and row[rank_by] is not None]
+    ranked.sort(key=lambda row: (sign * row[rank_by], row["experiment"]))
+    others = [row for row in members if row not in ranked]
+    names = [row["experiment"] for row in ranked]
+    pairs = _compare(names, _by_block(runs, names, rank_by), measure)
+    intervals = rank_intervals(names, {(pair.first, pair.second) for pair in pairs if pair.supported})
+    rows = [
+        {**row, "rank": intervals[row["experiment"]][0], "rank_high": intervals[row["experiment"]][1]}
+        for row in ranked
+    ]
+    return rows + others, pairs
+
+
+def _by_block(runs: pd.DataFrame, names: Sequence[str], column: str) -> dict[str, dict[str, float]]:
+    """Return the values of a column by run name and block, of finished repeats."""
+    usable = runs[(runs["state"] == State.FINISHED.value) & runs[column].notna()]
+    return {
+        name: {
+            str(block): float(value)
+            for block, value in usable.loc[usable["experiment"] == name, ["block", column]].itertuples(
+                index=False
+            )
+        }
+        for name in names
+    }
+
+
+def _compare(names: Sequence[str], values: dict[str, dict[str, float]], measure: Measure) -> list[Pair]:
+    """Test every pair of a class; the correction is for the tests that could be made."""
+    sign = 1.0 if measure.higher_is_better else -1.0
+    found = []
+    for first, second in combinations(names, 2):
+        logarithmic = measure.logarithmic and all(
+            v > 0 for name in (first, second) for v in values[name].values()
+        )
+        found.append(
+            (first, second, paired_difference(values[first], values[second], logarithmic=logarithmic))
+        )
+    tested = [difference.p for _, _, difference in found if difference.p is not None]
+    corrected = iter(holm(tested))
+    pairs = []
+    for first, second, difference in found:
+        p_holm = next(corrected) if difference.p is not None else None
+        # The mean over shared blocks can contradict the estimates that gave the order: no claim then.
+        contradicts = difference.mean is not None and sign * difference.mean < 0
+        p_holm = 1.0 if p_holm is not None and contradicts else p_holm
+        pairs.append(
+            Pair(first=first, second=second, difference=difference, p_holm=p_holm, tests=len(tested))
+        )
+    return pairs
+
+
+def _values(column: pd.Series[Any]) -> list[Any]:
+    return [_plain(value) for value in column.dropna()]
+
+
+def _mean(column: pd.Series[Any]) -> float | None:
+    values = _values(column)
+    return estimate(values).mean if values else None
+
+
+def _plain(value: Any) -> Any:
+    """Return a Python value for a cell: None for a missing one."""
+    if pd.isna(value):
+        return None
+    return value.item() if hasattr(value, "item") else value

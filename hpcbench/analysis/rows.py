@@ -1,0 +1,150 @@
+"""The rows of the frames, and the type of each column, which is the same whether it is full or empty."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from hpcbench.analysis.figures import (
+    PHASES,
+    accuracy_pct,
+    devices,
+    epoch_time_s,
+    evaluation_loss,
+    figures,
+    peak_mb,
+    step_losses,
+    throughput_samples_s,
+)
+from hpcbench.analysis.history import History
+from hpcbench.config.spec import RunSpec
+from hpcbench.strategies import STRATEGIES
+
+Row = dict[str, Any]
+
+TEXT, NUMBER, WHOLE, FLAG = "string", "Float64", "Int64", "boolean"
+
+KEY_COLUMNS = {"experiment": TEXT, "repeat": WHOLE, "run_id": TEXT}
+
+SPEC_COLUMNS = {
+    "strategy": TEXT, "backend": TEXT, "model": TEXT, "dataset": TEXT, "class": TEXT, "recipe": TEXT,
+    "batch_per_rank": WHOLE, "ranks": WHOLE, "devices": WHOLE, "nodes": WHOLE, "global_batch": WHOLE,
+    "precision": TEXT, "cache": TEXT, "seed": WHOLE, "device": TEXT, "rankable": FLAG, "spec": TEXT,
+}  # fmt: skip
+
+FIGURE_COLUMNS = {
+    "throughput_samples_s": NUMBER, "throughput_per_device": NUMBER, "best_acc_pct": NUMBER,
+    "final_acc_pct": NUMBER, "epoch_time_s": NUMBER, "total_time_s": NUMBER, "peak_mem_mb": NUMBER,
+    "data_wait_pct": NUMBER, "exposed_comm_pct": NUMBER, "steps_per_epoch": WHOLE, "counted_samples": WHOLE,
+    "counted_steps": WHOLE, "counted_wall_s": NUMBER, **{f"{phase}_s": NUMBER for phase in PHASES},
+}  # fmt: skip
+
+RUN_COLUMNS = {
+    **KEY_COLUMNS, "sweep": TEXT, "block": TEXT, "state": TEXT, "reason": TEXT, "limit": TEXT,
+    "attempts": WHOLE, "torn_lines": WHOLE, "emulated": FLAG, **SPEC_COLUMNS, **FIGURE_COLUMNS,
+}  # fmt: skip
+
+EPOCH_COLUMNS = {
+    **KEY_COLUMNS, "epoch": WHOLE, "steps": WHOLE, "samples": WHOLE, "throughput_samples_s": NUMBER,
+    "train_loss": NUMBER, "train_acc_pct": NUMBER, "evaluation_loss": NUMBER, "acc_pct": NUMBER,
+    "train_s": NUMBER, "evaluation_s": NUMBER, "epoch_time_s": NUMBER, "peak_mem_mb": NUMBER,
+}  # fmt: skip
+
+STEP_COLUMNS = {**KEY_COLUMNS, "epoch": WHOLE, "step": WHOLE, "loss": NUMBER, "acc_pct": NUMBER}
+
+
+def frame(rows: Sequence[Row], columns: Mapping[str, str], order: Sequence[str]) -> pd.DataFrame:
+    """Build a frame with exactly these columns; what a row does not have is missing, never NaN or 0."""
+    data = {
+        name: pd.array([row.get(name) for row in rows], dtype=kind)  # type: ignore[call-overload]
+        for name, kind in columns.items()
+    }
+    return pd.DataFrame(data).sort_values(list(order), kind="stable", ignore_index=True)
+
+
+def run_row(history: History, spec: RunSpec | None, labels: Mapping[str, str]) -> Row:
+    """Return what is known of one repeat; `labels` names the class of each recipe."""
+    told = {
+        "state": history.state.value,
+        "reason": history.reason,
+        "limit": history.limit,
+        "attempts": len(history.attempts),
+        "torn_lines": history.torn,
+        "emulated": history.started.emulated if history.started else None,
+    }
+    if spec is None:
+        return told
+    derived = figures(history, spec)
+    phases = {f"{phase}_s": seconds for phase, seconds in derived.phase_s.items()}
+    return {**told, **_spec_row(spec, labels), **vars(derived), **phases}
+
+
+def _spec_row(spec: RunSpec, labels: Mapping[str, str]) -> Row:
+    entry = STRATEGIES.get(spec.strategy)
+    trains = entry is None or not entry.torch_free
+    return {
+        "strategy": spec.strategy,
+        "backend": spec.backend,
+        "model": spec.model,
+        "dataset": spec.dataset,
+        "class": labels[spec.recipe],
+        "recipe": spec.recipe,
+        "batch_per_rank": spec.batch_size,
+        "ranks": spec.ranks,
+        "devices": devices(spec),
+        "nodes": spec.resources.nodes,
+        "global_batch": spec.global_batch,
+        "precision": spec.precision,
+        "cache": spec.cache,
+        "seed": spec.seed,
+        "device": spec.device,
+        "rankable": trains and not spec.teaching,
+        "spec": json.dumps(spec.to_json(), sort_keys=True),
+    }
+
+
+def epoch_rows(history: History) -> Iterator[Row]:
+    """Yield a row for each epoch of which anything is known; means over the epoch's steps and samples."""
+    by_epoch = {
+        epoch: [w for w in history.windows if w.parts[0].epoch == epoch] for epoch in _epochs(history)
+    }
+    for epoch, windows in by_epoch.items():
+        steps = [loss for window in windows for loss in step_losses(window)]
+        ends = history.epochs.get(epoch, ())
+        evaluations = history.evaluations.get(epoch, ())
+        yield {
+            "epoch": epoch,
+            "steps": sum(window.steps for window in windows),
+            "samples": sum(window.samples for window in windows),
+            "throughput_samples_s": throughput_samples_s([w for w in windows if w.counted]),
+            "train_loss": _mean([loss for _, loss, _ in steps]),
+            "train_acc_pct": _mean([accuracy for _, _, accuracy in steps]),
+            "evaluation_loss": evaluation_loss(evaluations),
+            "acc_pct": accuracy_pct(evaluations),
+            "train_s": max((end.train_s for end in ends), default=None),
+            "evaluation_s": max((end.evaluation_s for end in ends), default=None),
+            "epoch_time_s": epoch_time_s(ends) if ends else None,
+            "peak_mem_mb": peak_mb(
+                [p.peak_memory_bytes for w in windows for p in w.parts] + [e.peak_memory_bytes for e in ends]
+            ),
+        }
+
+
+def step_rows(history: History) -> Iterator[Row]:
+    """Yield a row for each step of which the loss is known, warm-up steps too: they train."""
+    for window in history.windows:
+        for step, loss, accuracy in step_losses(window):
+            yield {"epoch": window.parts[0].epoch, "step": step, "loss": loss, "acc_pct": accuracy}
+
+
+def _epochs(history: History) -> list[int]:
+    seen = {window.parts[0].epoch for window in history.windows}
+    return sorted(seen | history.epochs.keys() | history.evaluations.keys())
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None

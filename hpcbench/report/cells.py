@@ -1,0 +1,120 @@
+"""How a ranking looks to people: which columns, under which titles, with how many digits.
+
+The terminal, `ranking.md` and `report.md` show the same cells; `ranking.csv` has the plain numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from hpcbench.catalog import CATALOG
+
+Row = dict[str, Any]
+NOTHING = "–"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A column for people. A terminal that is too narrow leaves out those of the highest `priority`."""
+
+    title: Callable[[str], str]  # from the unit of a sample
+    cell: Callable[[Row], str]
+    priority: int
+    right: bool = True
+
+
+def number(value: float | None, *, digits: int = 3) -> str:
+    """Write a number with at least `digits` significant digits, whole ones never cut, thousands apart."""
+    if value is None:
+        return NOTHING
+    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    return f"{value:,.{max(0, digits - whole)}f}"
+
+
+def fixed(column: str, decimals: int) -> Callable[[Row], str]:
+    """Return the cell of a column with a fixed number of decimals."""
+    return lambda row: NOTHING if row[column] is None else f"{row[column]:,.{decimals}f}"
+
+
+def text(column: str) -> Callable[[Row], str]:
+    """Return the cell of a column as it is."""
+    return lambda row: NOTHING if row[column] is None else str(row[column])
+
+
+def significant(column: str) -> Callable[[Row], str]:
+    """Return the cell of a column with three significant digits."""
+    return lambda row: number(row[column])
+
+
+def rank(row: Row) -> str:
+    """Write a rank, or the ranks that a tie spans."""
+    if row["rank"] is None:
+        return NOTHING
+    low, high = row["rank"], row["rank_high"]
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def throughput(row: Row) -> str:
+    """Write a throughput with half the width of its confidence interval."""
+    mean, high = row["throughput_samples_s"], row["throughput_ci_high"]
+    return (
+        number(mean) if mean is None or high is None else f"{number(mean)} ±{number(high - mean, digits=2)}"
+    )
+
+
+def titled(title: str) -> Callable[[str], str]:
+    """Return a title that has nothing to do with the unit of samples."""
+    return lambda unit: title
+
+
+COLUMNS = (
+    Column(title=titled("rank"), cell=rank, priority=0),
+    Column(title=titled("experiment"), cell=text("experiment"), priority=0, right=False),
+    Column(title=lambda unit: f"{unit}/s ±95 %", cell=throughput, priority=0),
+    Column(title=titled("n"), cell=text("repeats"), priority=2),
+    Column(title=lambda unit: f"{unit}/s/device", cell=significant("throughput_per_device"), priority=7),
+    Column(title=titled("best acc %"), cell=fixed("best_acc_pct", 2), priority=3),
+    Column(title=titled("final acc %"), cell=fixed("final_acc_pct", 2), priority=9),
+    Column(title=titled("epoch s"), cell=significant("epoch_time_s"), priority=4),
+    Column(title=titled("total s"), cell=significant("total_time_s"), priority=8),
+    Column(title=titled("peak MB"), cell=significant("peak_mem_mb"), priority=5),
+    Column(title=titled("data wait %"), cell=fixed("data_wait_pct", 1), priority=6),
+    Column(title=titled("exposed comm %"), cell=fixed("exposed_comm_pct", 1), priority=10),
+    Column(title=titled("ranks"), cell=text("ranks"), priority=11),
+    Column(title=titled("batch"), cell=text("batch_per_rank"), priority=12),
+    Column(title=titled("limit"), cell=text("limit"), priority=1, right=False),
+    Column(title=titled("findings"), cell=text("findings"), priority=1, right=False),
+    Column(title=titled("trusted"), cell=text("trusted"), priority=13, right=False),
+)
+
+
+def rows_of(frame: pd.DataFrame) -> list[Row]:
+    """Return the rows of a frame as plain values; None where a cell is missing."""
+    columns = {
+        name: [None if pd.isna(value) else value for value in frame[name].tolist()] for name in frame.columns
+    }
+    return [{str(name): values[i] for name, values in columns.items()} for i in range(len(frame))]
+
+
+def columns_with_content(rows: list[Row]) -> list[Column]:
+    """Return the columns in which any of the rows has something to say."""
+    return [column for column in COLUMNS if any(column.cell(row) not in (NOTHING, "") for row in rows)]
+
+
+def unit_of(rows: list[Row]) -> str:
+    """Return what a sample is called: `img` where all data sets are images."""
+    names = {row["dataset"] for row in rows if row["dataset"] is not None}
+    units = {CATALOG.datasets[name].unit if name in CATALOG.datasets else "samples" for name in names}
+    return units.pop() if len(units) == 1 else "samples"
+
+
+def by_class(rows: list[Row]) -> dict[str | None, list[Row]]:
+    """Return the rows of each class, in the order of the ranking; None holds unreadable runs."""
+    classes: dict[str | None, list[Row]] = {}
+    for row in rows:
+        classes.setdefault(row["class"], []).append(row)
+    return classes

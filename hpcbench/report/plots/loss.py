@@ -1,0 +1,58 @@
+"""Training loss over the steps, with the epochs marked."""
+
+from __future__ import annotations
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hpcbench.report.cells import Row
+from hpcbench.report.plots.curves import Curve, draw_panels
+from hpcbench.report.plots.scene import Scene
+from hpcbench.report.plots.style import GREY
+
+MOST_POINTS = 150  # a line of more is noise to the eye
+MOST_BOUNDARIES = 60
+
+
+def draw_loss(scene: Scene) -> Figure | None:
+    """Draw the mean over repeats, over steps; or over epochs, where these differ in length."""
+    rows = scene.with_values(scene.steps, "loss")
+    if not rows:
+        return None
+    lengths = {row["steps_per_epoch"] for row in rows}
+    in_steps = len(lengths) == 1 or None in lengths
+    bin_steps = max(1, -(-int(scene.steps["step"].max() + 1) // MOST_POINTS))
+
+    def curve(row: Row) -> Curve:
+        known = scene.of(row, scene.steps).dropna(subset=["loss"])
+        bins = (known["step"] // bin_steps).rename("bin")
+        repeats = known.groupby(["repeat", bins])["loss"].mean()
+        over = repeats.groupby("bin").agg(["mean", "min", "max"]).astype(float)
+        steps = [float(number) * bin_steps + (bin_steps + 1) / 2 for number in over.index]
+        x = steps if in_steps else [step / row["steps_per_epoch"] for step in steps]
+        return Curve(x, over["mean"].to_list(), over["min"].to_list(), over["max"].to_list())
+
+    what = "Training step" if in_steps else "Epochs trained"
+    points = f"each point: mean of {bin_steps} steps; " if bin_steps > 1 else ""
+    drawn, panels = draw_panels(
+        f"Training loss – {scene.title}",
+        rows,
+        curve,
+        f"{what} ({points}line: mean over repeats; band: lowest to highest; dotted: end of an epoch)",
+        "Training loss (mean per sample)",
+    )
+    length = lengths.pop() if len(lengths) == 1 else None
+    for axes in panels:
+        _mark_epochs(axes, length if in_steps else 1)
+    return drawn
+
+
+def _mark_epochs(axes: Axes, length: int | None) -> None:
+    if not length:
+        return
+    low, high = axes.get_xlim()
+    epochs = int(high // length)
+    every = max(1, -(-epochs // MOST_BOUNDARIES))
+    for epoch in range(every, epochs + 1, every):
+        axes.axvline(epoch * length, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
+    axes.set_xlim(low, high)

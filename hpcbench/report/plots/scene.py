@@ -1,0 +1,84 @@
+"""What a set of pictures shows: some experiments, and their data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from hpcbench.analysis.history import State
+from hpcbench.analysis.load import Loaded
+from hpcbench.config.spec import Group
+from hpcbench.report.cells import Row, by_class, unit_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """The finished runs of a class or a group, as frames; `rows` are of the ranking, in the order to draw."""
+
+    name: str
+    title: str
+    rows: list[Row]
+    runs: pd.DataFrame
+    epochs: pd.DataFrame
+    steps: pd.DataFrame
+
+    @property
+    def unit(self) -> str:
+        """What a sample is called."""
+        return unit_of(self.rows)
+
+    def with_values(self, frame: pd.DataFrame, column: str) -> list[Row]:
+        """Return the rows of which a frame holds any value of a column."""
+        known = set(frame.loc[frame[column].notna(), "experiment"])
+        return [row for row in self.rows if row["experiment"] in known]
+
+    def of(self, row: Row, frame: pd.DataFrame) -> pd.DataFrame:
+        """Return an experiment's part of a frame."""
+        part: pd.DataFrame = frame[frame["experiment"] == row["experiment"]]
+        return part
+
+
+def scenes(loaded: Loaded, rows: list[Row], groups: Sequence[Group]) -> list[Scene]:
+    """Return what to draw: each class, then each group, without what trains nothing or has not finished."""
+    usable = loaded.runs[
+        (loaded.runs["state"] == State.FINISHED.value) & loaded.runs["rankable"].fillna(False)
+    ]
+    known = set(usable["experiment"])
+    drawn = [row for row in rows if row["experiment"] in known]
+    classes = by_class(rows).keys() - {None}
+    members_of = by_class(drawn)
+    found = [
+        _scene(str(label), str(label), members_of.get(label, []), loaded, usable)
+        for label in sorted(str(each) for each in classes)
+    ]
+    for group in groups:
+        members = [row for row in drawn if _is_named(row["experiment"], group.runs)]
+        if len({row["class"] for row in members}) > 1:
+            # Ranks of several classes are not to be mixed; the pictures still need an order.
+            members.sort(key=lambda row: -(row["throughput_samples_s"] or 0))
+            members = [{**row, "rank": None, "rank_high": None} for row in members]
+        found.append(_scene(group.id, f"{group.id}: {group.title}", members, loaded, usable))
+    return found
+
+
+def _is_named(experiment: str, names: Sequence[str]) -> bool:
+    # One name with two meanings carries its sweep in brackets behind it (analysis/load.py).
+    return experiment in names or experiment.split(" (")[0] in names
+
+
+def _scene(name: str, title: str, rows: list[Row], loaded: Loaded, usable: pd.DataFrame) -> Scene:
+    experiments = [row["experiment"] for row in rows]
+    ids = usable.loc[usable["experiment"].isin(experiments), "run_id"]
+    return Scene(
+        name=name, title=title, rows=rows, runs=usable[usable["run_id"].isin(ids)],
+        epochs=loaded.epochs[loaded.epochs["run_id"].isin(ids)],
+        steps=loaded.steps[loaded.steps["run_id"].isin(ids)],
+    )  # fmt: skip
+
+
+def values(column: pd.Series[Any]) -> list[float]:
+    """Return the known values of a column."""
+    return [float(value) for value in column.dropna()]

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import multiprocessing
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hpcbench.errors import InputError
+from hpcbench.report.collect import Collected, collect
+from tests.report.records import Story, Sweep, single, spec
+
+PICTURES = {"throughput", "accuracy", "loss", "phases"}
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Sweep:
+    """Return an empty results folder."""
+    return Sweep(tmp_path / "sweep")
+
+
+@pytest.fixture
+def two(sweep: Sweep) -> Sweep:
+    """Return a results folder of two runs with three repeats."""
+    sweep.repeats(single(), Story(step_s=0.01, rng=random.Random(1)))
+    sweep.repeats(spec(), Story(step_s=0.02, rng=random.Random(2)))
+    return sweep
+
+
+def names_of_pictures(report: Path) -> set[str]:
+    """Return the file names of the pictures."""
+    return {path.name for path in (report / "plots").glob("*")}
+
+
+def page(collected: Collected) -> str:
+    """Return the text of the report."""
+    return (collected.report / "report.md").read_text()
+
+
+def test_a_report_is_whole_and_says_what_comes_first(two: Sweep) -> None:
+    """All files are there, every picture as PNG and SVG, and the first sentence is the answer."""
+    collected = collect([two.folder.path])
+    assert collected.report == two.folder.report
+    files = {path.name for path in collected.report.iterdir() if not path.name.startswith(".")}
+    assert files == {"ranking.csv", "ranking.md", "runs.parquet", "epochs.parquet", "report.md", "plots"}
+    label = "digits-smallconv-gb64"
+    assert names_of_pictures(collected.report) == {
+        f"{label}.{p}.{e}" for p in PICTURES for e in ("png", "svg")
+    }
+    assert "single_gpu comes first by throughput_samples_s" in page(collected)
+    assert "(a factor of 2.0" in page(collected)
+    assert (collected.failed, collected.problems) == (0, [])
+    assert len(pd.read_parquet(collected.report / "runs.parquet")) == 6
+    epochs = pd.read_parquet(collected.report / "epochs.parquet")
+    assert epochs.groupby(["experiment", "repeat"]).size().tolist() == [3] * 6
+    for link in (f"plots/{label}.{picture}" for picture in PICTURES):
+        assert f"({link}.png)]({link}.svg)" in page(collected)
+
+
+def test_the_same_records_give_the_same_bytes(two: Sweep) -> None:
+    """Collecting again changes no byte of any table or picture."""
+
+    def contents() -> dict[str, bytes]:
+        report = collect([two.folder.path]).report
+        return {str(p): p.read_bytes() for p in report.rglob("*") if p.is_file()}
+
+    assert contents() == contents()
+
+
+def test_results_without_a_run_give_a_report_that_says_so(sweep: Sweep) -> None:
+    """Collecting before the first run has started works and draws nothing."""
+    collected = collect([sweep.folder.path])
+    assert len(collected.ranking) == 0
+    assert "No run has left records yet" in page(collected)
+    assert names_of_pictures(collected.report) == set()
+
+
+def test_only_failed_runs_give_a_table_without_ranks_or_pictures(sweep: Sweep) -> None:
+    """Failures are rows with their reason, counted unless they are a limit; nothing empty is drawn."""
+    sweep.run(spec("broken")).fail(reason="RuntimeError: 1 < 2 | *boom*")
+    sweep.run(spec("oom", cache="memory")).fail(limit="memory")
+    collected = collect([sweep.folder.path])
+    assert collected.failed == 1
+    assert collected.ranking["rank"].isna().all()
+    assert collected.ranking["limit"].tolist() == ["failed", "memory"]
+    assert "- broken/r0: failed: RuntimeError: 1 &lt; 2 \\| \\*boom\\*" in page(collected)
+    assert "- oom/r0: failed (memory)" in page(collected)
+    assert "nothing to draw" in page(collected)
+    assert names_of_pictures(collected.report) == set()
+
+
+def test_one_repeat_has_no_interval_and_the_report_says_what_is_missing(sweep: Sweep) -> None:
+    """One repeat each is drawn and tabled, and no first place is claimed."""
+    sweep.repeats(single(), Story(step_s=0.01), count=1)
+    sweep.repeats(spec(), Story(step_s=0.1), count=1)
+    collected = collect([sweep.folder.path])
+    assert "No single first place" in page(collected)
+    assert "Fewer than 3 repeats" in page(collected)
+    assert len(names_of_pictures(collected.report)) == 2 * len(PICTURES)
+
+
+def test_a_broken_run_is_listed_and_the_rest_is_ranked(two: Sweep) -> None:
+    """One unreadable record file costs one repeat; the report names file and line."""
+    file = two.folder.run("ddp_gloo", 1).events(1, 0)
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], "garbage", *lines[1:]]) + "\n")
+    collected = collect([two.folder.path])
+    assert collected.failed == 1
+    assert collected.ranking.set_index("experiment")["repeats"].to_dict() == {"single_gpu": 3, "ddp_gloo": 2}
+    assert any(f"{file}:2" in problem for problem in collected.problems)
+    assert "ddp_gloo/r1: unreadable" in page(collected)
+
+
+def test_several_folders_merge_into_the_report_of_the_last(tmp_path: Path, two: Sweep) -> None:
+    """All runs are in one ranking, in the last folder; the first gets no report."""
+    other = Sweep(tmp_path / "other")
+    other.repeats(spec("elsewhere", cache="memory"))
+    collected = collect([two.folder.path, other.folder.path])
+    assert collected.report == other.folder.report
+    assert set(collected.ranking["experiment"]) == {"single_gpu", "ddp_gloo", "elsewhere"}
+    assert not two.folder.report.exists()
+
+
+def _collect(path: Path) -> None:
+    collect([path])
+
+
+def test_two_collects_at_once_leave_one_whole_report(two: Sweep) -> None:
+    """Processes that collect at the same time wait for each other and leave no temporary file."""
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_collect, args=(two.folder.path,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    left = {path.name for path in two.folder.report.rglob(".*")}
+    assert left <= {".collect.lock"}
+    assert len(pd.read_csv(two.folder.report / "ranking.csv")) == 2
+
+
+@pytest.mark.parametrize("obstacle", ["report", "report/plots", "report/ranking.csv"])
+def test_a_report_that_cannot_be_written_is_one_message(two: Sweep, obstacle: str) -> None:
+    """Something in the way is the user's to move: the message names it, and no half report appears."""
+    at = two.folder.path / obstacle
+    at.parent.mkdir(exist_ok=True)
+    if obstacle.endswith(".csv"):
+        at.mkdir()
+    else:
+        at.write_text("in the way")
+    with pytest.raises(InputError, match="the report cannot be written"):
+        collect([two.folder.path])
+    assert not list(two.folder.path.rglob("report/**/.*.csv"))
+
+
+def test_pictures_of_an_earlier_report_go(two: Sweep) -> None:
+    """A picture that the report no longer shows is not left behind."""
+    report = collect([two.folder.path]).report
+    (report / "plots" / "old.throughput.png").write_bytes(b"")
+    before = names_of_pictures(report)
+    collect([two.folder.path])
+    assert names_of_pictures(report) == before - {"old.throughput.png"}
+
+
+def test_names_are_text_wherever_they_stand(sweep: Sweep) -> None:
+    """HTML, formulas and Markdown in a name are shown as they are and do nothing."""
+    name = "_<b onclick=x>$a_1$ & `|*x*[y](z)_"
+    sweep.repeats(spec(name), count=1)
+    collected = collect([sweep.folder.path])
+    for file in ("report.md", "ranking.md"):
+        text = (collected.report / file).read_text()
+        assert "<b" not in text
+        assert "\\_&lt;b onclick=x&gt;\\$a_1\\$ &amp; \\`\\|\\*x\\*\\[y\\](z)\\_" in text
+    assert pd.read_csv(collected.report / "ranking.csv")["experiment"].tolist() == [name]
+    for svg in (collected.report / "plots").glob("*.svg"):
+        assert "<b onclick" not in svg.read_text()
+
+
+def test_groups_are_drawn_from_the_sweep_and_a_broken_sweep_is_told(two: Sweep) -> None:
+    """A group's runs get their own pictures; a group of nothing is named; a broken file costs only these."""
+    two.folder.sweep.write_text(
+        "groups:\n- {id: G1, title: 'A & B', factor: strategy, runs: [ddp_gloo, single_gpu]}\n"
+        "- {id: G2, title: none, factor: [backend], runs: [absent]}\n"
+    )
+    collected = collect([two.folder.path])
+    assert {name for name in names_of_pictures(collected.report) if name.startswith("G")} == {
+        f"G1.{picture}.{ending}" for picture in PICTURES for ending in ("png", "svg")
+    }
+    assert "- G2: none: Throughput" in page(collected)
+    two.folder.sweep.write_text("groups: [nonsense]")
+    again = collect([two.folder.path])
+    assert "groups of this sweep cannot be read" in again.problems[0]
+    assert len(again.ranking) == 2
+
+
+def test_the_report_speaks_chinese_and_refuses_other_languages(two: Sweep) -> None:
+    """`zh` changes the sentences, not the figures; another language is refused before anything is written."""
+    with pytest.raises(InputError, match="en, zh"):
+        collect([two.folder.path], lang="fr")
+    assert not two.folder.report.exists()
+    collected = collect([two.folder.path], lang="zh")
+    assert "排名第一" in page(collected)
+
+
+def test_an_unknown_column_is_refused_before_anything_is_written(two: Sweep) -> None:
+    """The message names the columns that can rank."""
+    with pytest.raises(InputError, match="throughput_samples_s"):
+        collect([two.folder.path], rank_by="speed")
+    assert not two.folder.report.exists()
+
+
+def test_a_sweep_that_still_runs_is_collected_as_far_as_it_is(two: Sweep) -> None:
+    """Runs that have not finished are listed, take no rank, and are no failures."""
+    run = two.run(replace(spec("late", cache="memory"), epochs=3))
+    run.attempt(1, last_epoch=2, stop_in_epoch=2)
+    collected = collect([two.folder.path])
+    assert collected.failed == 0
+    assert "late/r0: unfinished" in page(collected)
+    row = collected.ranking.set_index("experiment").loc["late"]
+    assert (row["limit"], row["repeats"]) == ("unfinished", 0)
