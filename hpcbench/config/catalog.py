@@ -48,7 +48,12 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyEntry(Entry):
-    """One line of the strategy table. `check` returns why a run of it is impossible, or None."""
+    """One line of the strategy table.
+
+    `check` returns why a run of it is impossible, or None. `parts` is into how many consecutive parts it cuts
+    the model, which needs as many blocks. `smoke` scales down what is its own of a run that `--smoke` has
+    scaled down.
+    """
 
     processes: Processes
     options: type = NoOptions
@@ -56,12 +61,19 @@ class StrategyEntry(Entry):
     extra_processes: Callable[[Mapping[str, Any]], int] = lambda options: 0  # servers
     torch_free: bool = False
     check: Check = lambda spec: None
+    parts: Callable[[RunSpec], int] = lambda spec: 1
+    smoke: Callable[[RunSpec], RunSpec] = lambda spec: spec
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry(Entry):
-    """One line of the model table; `stems` are the values of `stem` it knows, `input_channels` None: any."""
+    """One line of the model table.
 
+    `stems` are the values of `stem` it knows, `input_channels` None: any, `blocks` how many parts it can be
+    cut into (a test holds it against the model itself).
+    """
+
+    blocks: int = 1
     stems: tuple[str, ...] = ()
     input_channels: int | None = None
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, Predicate, doc
 
 Precision = Literal["fp64", "fp32", "tf32", "amp_fp16", "amp_bf16"]
 Cache = Literal["none", "memory", "device"]
@@ -52,6 +54,15 @@ class Schedule:
     gamma: Annotated[float, Gt(0), Le(1)] = 0.1
 
 
+_TIME_LIMIT = re.compile(r"(?:([0-9]{1,3})-)?([0-9]{1,3}):([0-5][0-9]):([0-5][0-9])")
+
+
+def is_time_limit(text: str) -> bool:
+    """Say whether it is hours:minutes:seconds, or days-hours:minutes:seconds, and more than nothing."""
+    match = _TIME_LIMIT.fullmatch(text)
+    return match is not None and any(int(part) for part in match.groups(default="0"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resources:
     """What a run asks a scheduler for; `gpus_per_node: 0` is a run on CPUs."""
@@ -60,15 +71,17 @@ class Resources:
     nodes: Annotated[int, Ge(1), Le(10_000)] = 1
     gpus_per_node: Annotated[int, Ge(0), Le(64)] = 0
     cpus_per_gpu: Annotated[int, Ge(1), Le(1024)] = 1
-    time: str = "01:00:00"
+    time: Annotated[
+        str, Predicate(is_time_limit), doc("a time limit as HH:MM:SS or D-HH:MM:SS, such as 02:00:00")
+    ] = "01:00:00"
 
     @property
     def time_s(self) -> int:
         """The time limit of one run, in seconds."""
-        seconds = 0
-        for part in self.time.split(":"):
-            seconds = seconds * 60 + int(part)
-        return seconds
+        match = _TIME_LIMIT.fullmatch(self.time)
+        assert match is not None, self.time
+        days, hours, minutes, seconds = (int(part) for part in match.groups(default="0"))
+        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +103,9 @@ class RunSpec:
 
     `batch_size` is per training rank, `devices` per training rank, `seed` is that of this repeat.
     `accumulation` splits each rank's batch into that many micro-batches; it never changes the global batch.
+    `steps_per_epoch` ends an epoch after that many steps at most; `declared_id` is the run id of the run as
+    the sweep file has it, which keeps apart two runs that `--smoke` scales down to the same. Only `--smoke`
+    sets these two.
     """
 
     __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
@@ -111,6 +127,7 @@ class RunSpec:
     accumulation: Annotated[int, Ge(1), Le(1_000_000)] = 1
     epochs: Annotated[int, Ge(1), Le(100_000)] | None = None
     steps: Annotated[int, Ge(1), Le(1_000_000_000)] | None = None
+    steps_per_epoch: Annotated[int, Ge(1)] | None = None
     evaluate: bool = True
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
@@ -123,6 +140,7 @@ class RunSpec:
     save_weights: bool = False
     teaching: bool = False
     smoke: bool = False
+    declared_id: str | None = None
     resources: Resources = field(default_factory=Resources)
     container: Container = field(default_factory=Container)
 
@@ -139,13 +157,13 @@ class RunSpec:
     @property
     def recipe(self) -> str:
         """The class that a ranking compares inside: what is learnt, whichever way."""
-        learnt = _without(self.to_json(), NOT_IDENTITY, NOT_RECIPE)
+        learnt = _without(_shallow(self), NOT_IDENTITY, NOT_RECIPE)
         return _short_hash({**learnt, "global_batch": self.global_batch})
 
-    @property
+    @cached_property
     def run_id(self) -> str:
         """Hash of what changes learning or speed; two runs with one id are the same run."""
-        return _short_hash(_without(self.to_json(), NOT_IDENTITY))
+        return _short_hash(_without(_shallow(self), NOT_IDENTITY))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; `from_json` is its inverse."""
@@ -162,7 +180,7 @@ class RunSpec:
 NOT_RECIPE = (
     "strategy", "strategy_options", "backend", "device", "ranks", "devices", "servers", "data_shards",
     "batch_size", "accumulation", "precision", "cache", "seed", "warmup_steps", "window_steps", "resources",
-    "container",
+    "container", "declared_id",
 )  # fmt: skip
 
 
@@ -173,6 +191,12 @@ def _build(cls: Any, data: dict[str, Any]) -> Any:
         for key, value in data.items()
     }
     return cls(**values)
+
+
+def _shallow(spec: RunSpec) -> dict[str, Any]:
+    """Return what `to_json` returns without copying it: thousands of runs are hashed at a time."""
+    values = {each.name: getattr(spec, each.name) for each in dataclasses.fields(spec)}
+    return {name: vars(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
 
 
 def _without(data: dict[str, Any], *left_out: tuple[str, ...]) -> dict[str, Any]:
@@ -216,3 +240,4 @@ class Sweep:
     groups: tuple[Group, ...]
     data: dict[str, str]  # data set name -> folder
     declared: dict[str, RunSpec] = field(default_factory=dict)  # --smoke: run id -> as the file has it
+    smoke_gpus: int | None = None  # --smoke: GPUs of the machine that it was scaled down to

@@ -41,6 +41,7 @@ class Plan:
             raise TooFewSamplesError(
                 f"the global batch of {spec.global_batch} is larger than the training set of {train_samples}"
             )
+        per_epoch = min(per_epoch, spec.steps_per_epoch or per_epoch)  # --smoke cuts epochs short
         total = spec.steps if spec.steps is not None else per_epoch * (spec.epochs or 0)
         # A run shorter than its warm-up would have nothing to report: at most half of it warms up.
         return cls(per_epoch, total, min(spec.warmup_steps, total // 2), spec.window_steps)

@@ -40,6 +40,12 @@ def test_steps_end_a_run_inside_an_epoch() -> None:
     assert (plan.epochs, plan.total_steps, list(plan.steps_of(2))) == (3, 25, list(range(20, 25)))
 
 
+def test_smoke_cuts_epochs_short() -> None:
+    """A scaled-down run has as many epochs as it says, each of as many steps as it may."""
+    plan = Plan.of(_spec(epochs=2, steps_per_epoch=3), 1000)
+    assert (plan.epochs, plan.steps_per_epoch, plan.total_steps) == (2, 3, 6)
+
+
 def test_short_run_warms_up_half_of_its_steps_at_most() -> None:
     """A run shorter than its warm-up still has steps that count."""
     plan = Plan.of(_spec(epochs=None, steps=4, warmup_steps=100), 100)

@@ -1,0 +1,121 @@
+"""What cannot be together in a run, however well each field stands alone."""
+
+from __future__ import annotations
+
+from hpcbench.config.catalog import Catalog
+from hpcbench.config.layers import Draft
+from hpcbench.config.spec import RunSpec
+from hpcbench.errors import InputError, input_error
+
+MAX_SEED = 2**31 - 1
+_NEEDS_GPU = {"tf32": "fp32", "amp_fp16": "amp_bf16"}  # and what a CPU has instead
+_SAY_GPUS = "resources: {gpus_per_node: N}"
+
+
+def check_run(spec: RunSpec, draft: Draft, catalog: Catalog) -> None:
+    """Raise InputError for a run that cannot be done as it stands."""
+    if spec.device == "cpu":
+        _check_cpu(spec, draft)
+    else:
+        _check_gpus(spec, draft)
+    _check_data(spec, draft, catalog)
+    if spec.batch_size % spec.accumulation:
+        raise input_error(
+            f"accumulation does not split the batch of {spec.batch_size} of each rank evenly",
+            **draft.at("accumulation"),
+            found=spec.accumulation,
+            hint=f"The nearest that does is {_nearest_divisor(spec.batch_size, spec.accumulation)}",
+        )
+    last_seed = spec.seed + int(draft.values["repeats"]) - 1
+    if last_seed > MAX_SEED:
+        raise input_error(
+            f"the last repeat's seed would be {last_seed}",
+            **draft.at("seed"),
+            found=spec.seed,
+            allowed=f"up to {MAX_SEED}",
+        )
+    _check_parts(spec, draft, catalog)
+    reason = catalog.strategies[spec.strategy].check(spec)
+    if reason:
+        raise input_error(f"strategy {spec.strategy}: {reason}", **draft.at("strategy"))
+
+
+def _check_cpu(spec: RunSpec, draft: Draft) -> None:
+    if spec.backend == "nccl":
+        raise input_error(
+            "nccl needs GPUs and this run has none",
+            **draft.at("backend"),
+            found="nccl",
+            hint=f"Say backend: gloo, or {_SAY_GPUS}",
+        )
+    if spec.precision in _NEEDS_GPU:
+        raise input_error(
+            f"{spec.precision} needs GPUs and this run has none",
+            **draft.at("precision"),
+            found=spec.precision,
+            hint=f"Say precision: {_NEEDS_GPU[spec.precision]}, or {_SAY_GPUS}",
+        )
+
+
+def _check_gpus(spec: RunSpec, draft: Draft) -> None:
+    there = spec.resources.nodes * spec.resources.gpus_per_node
+    needed = spec.ranks * spec.devices
+    per_process = spec.resources.gpus_per_node
+    if needed > there or spec.devices > per_process:
+        field = "devices" if spec.devices > 1 else "ranks"
+        raise input_error(
+            f"more GPUs than there are: {spec.ranks} ranks x {spec.devices} devices need {needed}, and "
+            f"{spec.resources.nodes} nodes x {per_process} GPUs are {there}",
+            **draft.at(field),
+            found=getattr(spec, field),
+            allowed=f"up to {per_process if spec.devices > 1 else there}",
+            hint=f"Say fewer {field}, or more in resources: {{nodes: .., gpus_per_node: ..}}",
+        )
+
+
+def _check_data(spec: RunSpec, draft: Draft, catalog: Catalog) -> None:
+    dataset = catalog.datasets[spec.dataset]
+    channels = spec.dataset_options.get("channels", dataset.channels)
+    wanted = catalog.models[spec.model].input_channels
+    if wanted is not None and wanted != channels:
+        raise input_error(
+            f"model {spec.model} takes images of {wanted} channels and {spec.dataset} has {channels}",
+            **draft.at("model"),
+            found=spec.model,
+            hint=_fitting_models(channels, catalog),
+        )
+    samples = spec.dataset_options.get("samples", dataset.train_samples)
+    if samples is not None and spec.global_batch > samples:
+        raise _batch_too_large(spec, draft, samples)
+
+
+def _check_parts(spec: RunSpec, draft: Draft, catalog: Catalog) -> None:
+    parts, blocks = catalog.strategies[spec.strategy].parts(spec), catalog.models[spec.model].blocks
+    if parts > blocks:
+        field = "devices" if spec.devices > 1 else "ranks"
+        raise input_error(
+            f"strategy {spec.strategy} cannot cut model {spec.model} into {parts} parts",
+            **draft.at(field),
+            found=getattr(spec, field),
+            allowed=f"up to {blocks}, its blocks",
+        )
+
+
+def _fitting_models(channels: int, catalog: Catalog) -> str | None:
+    fitting = [name for name, entry in catalog.models.items() if entry.input_channels in (None, channels)]
+    return f"Models that fit: {', '.join(fitting)}" if fitting else None
+
+
+def _batch_too_large(spec: RunSpec, draft: Draft, samples: int) -> InputError:
+    said = "batch_size" if draft.values.get("global_batch") is None else "global_batch"
+    return input_error(
+        f"the global batch of {spec.global_batch} is larger than the {samples} training samples of "
+        f"{spec.dataset}: there is not one full step",
+        **draft.at(said),
+        found=draft.values.get(said, spec.batch_size),
+    )
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    divisors = [each for each in range(1, min(number, 2 * wanted) + 1) if number % each == 0]
+    return min(divisors, key=lambda each: abs(each - wanted))

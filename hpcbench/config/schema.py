@@ -1,0 +1,231 @@
+"""What a value may be: checks of single values against the types of the run specification.
+
+Every value is checked once, where it stands, so that a message names its line; pydantic does the checking,
+strictly (text is no number, `true` is no 1), and the annotation itself says what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from hpcbench.config.catalog import Catalog
+from hpcbench.config.document import At, KeyPath, plain_value
+from hpcbench.config.spec import RunSpec, choices
+from hpcbench.errors import InputError, input_error, nearest
+
+Locate = Callable[[KeyPath], At]
+
+_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+_PROBLEMS = {
+    "literal_error": "not a known value",
+    "finite_number": "NaN and infinity are not values that can be set",
+    "predicate_failed": "not a usable value",
+    **dict.fromkeys(("greater_than", "greater_than_equal", "less_than", "less_than_equal"), "out of range"),
+}
+_BOUNDS = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}
+_KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+# Fields of a run that follow from others, and what to say instead.
+FOLLOWS = {
+    "device": "It follows from resources.gpus_per_node: 0 means CPU",
+    "servers": "Say strategy_options: {servers: N}",
+    "data_shards": "It follows from strategy and ranks",
+    "repeat": "Say repeats: N",
+    "smoke": "Give --smoke on the command line",
+    "declared_id": "Only --smoke sets it",
+    "steps_per_epoch": "It follows from the data set and the global batch",
+    "processes": "It follows from ranks and servers",
+}
+
+
+def describe(kind: Any) -> str:
+    """Say in words what an annotation allows."""
+    if get_origin(kind) is Annotated:
+        base, *constraints = get_args(kind)
+        told = [each.documentation for each in constraints if hasattr(each, "documentation")]
+        bounds = [
+            f"{word} {getattr(each, type(each).__name__.lower()):.15g}"
+            for each in constraints
+            for bound, word in _BOUNDS.items()
+            if isinstance(each, bound)
+        ]
+        return told[0] if told else ", ".join(filter(None, (describe(base), " and ".join(bounds))))
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, choices(kind)))
+    if get_origin(kind) in (UnionType, Union):
+        return " or ".join(describe(each) for each in get_args(kind) if each is not NoneType)
+    return _KINDS.get(kind, str(kind))
+
+
+def did_you_mean(word: object, candidates: Iterable[str]) -> str | None:
+    """Return a hint that names the candidate that was most likely meant; `lr` means `optimizer.lr`."""
+    known = tuple(candidates)
+    inner = [each for each in known if each.endswith(f".{word}")]
+    guess = inner[0] if inner else nearest(str(word), known)
+    return f"Did you mean {guess}?" if guess else None
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One value."""
+
+    kind: Any
+
+    @cached_property
+    def allowed(self) -> str:
+        """What is allowed, in words."""
+        return describe(self.kind)
+
+    @cached_property
+    def _adapter(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.kind, config=_STRICT)
+
+    def check(self, value: Any, locate: Locate, path: KeyPath) -> Any:
+        """Return the value as its type has it (a whole number for a number becomes one); else InputError."""
+        try:
+            return self._adapter.validate_python(value)
+        except ValidationError as error:
+            problem = _PROBLEMS.get(error.errors()[0]["type"], "not of the right type")
+        raise input_error(
+            problem,
+            **locate(path),
+            found="null" if value is None else value,
+            allowed=self.allowed,
+            hint=self._hint(value),
+        )
+
+    def accepts(self, value: Any) -> bool:
+        """Say whether `check` would take the value."""
+        try:
+            self._adapter.validate_python(value)
+        except ValidationError:
+            return False
+        return True
+
+    def _hint(self, value: Any) -> str | None:
+        words = [str(each) for each in _literals(self.kind)]
+        if words:
+            return did_you_mean(value, words)
+        if self.kind is bool and str(value).lower() in {"yes", "no", "on", "off"}:
+            return "Write true or false"
+        if isinstance(value, str) and _unquoted_fits(self, value):
+            return "Write it without quotes"
+        if self.accepts(str(value)):
+            return "Put it in quotes"
+        return None
+
+
+def _unquoted_fits(leaf: Leaf, text: str) -> bool:
+    try:
+        return leaf.accepts(plain_value(text))
+    except ValueError:
+        return False
+
+
+def _literals(kind: Any) -> tuple[Any, ...]:
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(word for each in get_args(kind) for word in _literals(each))
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map with known keys. Where a single word stands instead of the map, it is the value of `short`."""
+
+    children: Mapping[str, Node]
+    short: str | None = None
+
+    def check(self, value: Any, locate: Locate, path: KeyPath) -> dict[str, Any]:
+        """Check all that is in the map; what is not said stays unsaid."""
+        if self.short is not None and isinstance(value, str):
+            value = {self.short: self.children[self.short].check(value, locate, path)}
+        if not isinstance(value, dict):
+            allowed = f"a map with {', '.join(self.children)}"
+            raise input_error(
+                "not a map", **locate(path), found="null" if value is None else value, allowed=allowed
+            )
+        for key in value:
+            if key not in self.children:
+                raise unknown_key(key, self, locate, path)
+        return {key: self.children[key].check(each, locate, (*path, key)) for key, each in value.items()}
+
+    def find(self, path: tuple[str, ...]) -> Node | None:
+        """Return what stands at a dotted path; options are open, so any path inside them is `Options`."""
+        node: Node | None = self
+        for part in path:
+            if isinstance(node, Options):
+                return node
+            node = node.children.get(part) if isinstance(node, Map) else None
+        return node
+
+    def leaves(self, prefix: str = "") -> dict[str, Leaf]:
+        """Return the leaves by dotted path."""
+        found: dict[str, Leaf] = {}
+        for key, node in self.children.items():
+            if isinstance(node, Leaf):
+                found[prefix + key] = node
+            elif isinstance(node, Map):
+                found |= node.leaves(f"{prefix}{key}.")
+        return found
+
+
+@dataclass(frozen=True)
+class Options:
+    """A map whose keys depend on the strategy or the data set; they are checked when those are known."""
+
+    def check(self, value: Any, locate: Locate, path: KeyPath) -> dict[str, Any]:
+        """Check that it is a map."""
+        if not isinstance(value, dict):
+            raise input_error("not a map", **locate(path), found="null" if value is None else value)
+        return value
+
+
+Node = Leaf | Map | Options
+
+
+def unknown_key(key: str, node: Map, locate: Locate, path: KeyPath) -> InputError:
+    """Return the message for a key that is not in the map."""
+    follows = FOLLOWS.get(key) if "strategy" in node.children else None
+    guess = follows or did_you_mean(key, node.children) or did_you_mean(key, node.leaves())
+    return input_error(
+        "unknown key", **locate((*path, key)), found=key, allowed=", ".join(node.children), hint=guess
+    )
+
+
+def map_of(kind: Any, *, short: str | None = None) -> Map:
+    """Return the schema of a dataclass."""
+    hints = get_type_hints(kind, include_extras=True)
+    return Map({each.name: Leaf(hints[each.name]) for each in dataclasses.fields(kind)}, short)
+
+
+SHORT = {"optimizer": "name", "schedule": "name", "container": "runtime"}
+
+
+def run_schema(catalog: Catalog) -> Map:
+    """Return what a run of a sweep file may say: the fields that do not follow from others."""
+    hints = get_type_hints(RunSpec, include_extras=True)
+    names = {"strategy": catalog.strategies, "model": catalog.models, "dataset": catalog.datasets}
+    children: dict[str, Node] = {}
+    for each in dataclasses.fields(RunSpec):
+        if each.name in FOLLOWS:
+            continue
+        kind = hints[each.name]
+        if each.name in names:
+            children[each.name] = Leaf(Literal[tuple(names[each.name])])
+        elif each.name.endswith("_options"):
+            children[each.name] = Options()
+        elif dataclasses.is_dataclass(kind):
+            children[each.name] = map_of(kind, short=SHORT.get(each.name))
+        else:
+            children[each.name] = Leaf(kind)
+    children["global_batch"] = Leaf(Annotated[int, Ge(1), Le(1_000_000_000)] | None)
+    children["repeats"] = Leaf(Annotated[int, Ge(1), Le(1_000)])
+    return Map(children)

@@ -1,0 +1,67 @@
+"""Sweep files for tests."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hpcbench.catalog import CATALOG
+from hpcbench.config.catalog import Catalog, Processes
+from hpcbench.config.load import load_sweep
+from hpcbench.config.spec import Sweep
+from hpcbench.errors import InputError
+
+HEAD = "version: 1\nname: s\nresources: {gpus_per_node: 0}\n"
+ON_TWO_GPUS = "version: 1\nname: s\nresources: {gpus_per_node: 2}\n"
+RUN = "runs:\n  - {strategy: ddp, ranks: 2}\n"
+
+# Strategies of every kind of seat, on options that exist: what follows from a kind can be tested before, and
+# apart from, the strategies that use it.
+_DDP = CATALOG.strategies["ddp"]
+KINDS = replace(
+    CATALOG,
+    strategies={
+        **CATALOG.strategies,
+        "dp": replace(CATALOG.strategies["single_gpu"], processes=Processes.ONE_MANY_DEVICES),
+        "pipeline": replace(_DDP, processes=Processes.STAGES),
+        "ps": replace(_DDP, extra_processes=lambda options: 1),
+        "gloo_only": replace(_DDP, check=lambda spec: "no nccl" if spec.backend == "nccl" else None),
+        "picky": replace(_DDP, check=lambda spec: "only with three ranks" if spec.ranks != 3 else None),
+    },
+)
+
+
+def write(folder: Path, text: str | bytes, name: str = "s.yaml") -> Path:
+    """Write a file and return its path."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def load(folder: Path, text: str, catalog: Catalog = CATALOG, **arguments: Any) -> Sweep:
+    """Load a sweep from its text."""
+    return load_sweep([write(folder, text)], catalog, **arguments)
+
+
+def as_yaml(**run: Any) -> str:
+    """Write a sweep of one entry on CPUs."""
+    return HEAD + yaml.safe_dump({"runs": [run]}, sort_keys=False)
+
+
+def names(sweep: Sweep) -> list[str]:
+    """Return the names in order, once each."""
+    return list(dict.fromkeys(run.name for run in sweep.runs))
+
+
+def refusal(folder: Path, text: str | bytes, catalog: Catalog = CATALOG, **arguments: Any) -> str:
+    """Return the message that a sweep is refused with."""
+    path = write(folder, text)
+    with pytest.raises(InputError) as caught:
+        load_sweep([path], catalog, **arguments)
+    assert caught.value.exit_code == 2
+    return str(caught.value).replace(f"{folder}/", "")

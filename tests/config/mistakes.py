@@ -1,0 +1,300 @@
+"""Sweep files with one mistake each, and parts of the message that it has to bring."""
+
+from __future__ import annotations
+
+from tests.config.files import HEAD, ON_TWO_GPUS, RUN, as_yaml
+
+
+def _run(**fields: object) -> str:
+    """One run in line 5 of a sweep on CPUs."""
+    text = ", ".join(f"{key}: {value}" for key, value in fields.items())
+    return f"{HEAD}runs:\n  - {{strategy: ddp, ranks: 2, {text}}}\n"
+
+
+COLLECTIVE = "defaults: {ranks: 2}\nruns:\n  - strategy: collective\n"
+GROUP = "groups:\n  - "
+
+# text, and parts of the message: place and key first, then what was found or is wrong, then the remedy
+CASES = {
+    "unknown key": (_run(epoch=3), "s.yaml:5: runs[0].epoch: unknown key", "'epoch'", "Did you mean epochs?"),
+    "unknown inner key": (_run(optimizer="{lrr: 1}"), "s.yaml:5: runs[0].optimizer.lrr", "'lrr'", "lr?"),
+    "key of another level": (_run(lr=0.1), "s.yaml:5: runs[0].lr", "'lr'", "Did you mean optimizer.lr?"),
+    "unknown section": (f"{HEAD}run: []\n", "s.yaml:4: run: unknown key", "'run'", "Did you mean runs?"),
+    "field as section": (f"{HEAD}epochs: 3\n{RUN}", "s.yaml:4: epochs", "unknown key", "Say it in defaults"),
+    "key that follows": (_run(device="cuda"), "s.yaml:5: runs[0].device", "'device'", "gpus_per_node: 0"),
+    "wrong type": (_run(epochs="three"), "s.yaml:5: runs[0].epochs", "'three'", "a whole number"),
+    "number in quotes": (_run(epochs='"3"'), "s.yaml:5: runs[0].epochs", "'3'", "without quotes"),
+    "truth as number": (_run(epochs="true"), "s.yaml:5: runs[0].epochs", "True", "a whole number"),
+    "half an epoch": (_run(epochs=1.5), "s.yaml:5: runs[0].epochs", "1.5", "a whole number"),
+    "yes for true": (_run(evaluate="yes"), "s.yaml:5: runs[0].evaluate", "'yes'", "Write true or false"),
+    "number as name": (_run(name=7), "s.yaml:5: runs[0].name", "found 7", "Put it in quotes"),
+    "map as number": (_run(epochs="{a: 1}"), "s.yaml:5: runs[0].epochs", "{'a': 1}", "a whole number"),
+    "number as map": (_run(optimizer=1), "s.yaml:5: runs[0].optimizer", "found 1", "a map with name, lr"),
+    "nothing": (_run(seed=""), "s.yaml:5: runs[0].seed", "null", "a whole number"),
+    "negative batch": (_run(batch_size=-64), "s.yaml:5: runs[0].batch_size", "-64", "at least 1"),
+    "zero ranks": (as_yaml(strategy="ddp", ranks=0), "s.yaml:6: runs[0].ranks", "found 0", "at least 1"),
+    "NaN": (_run(optimizer="{lr: .nan}"), "s.yaml:5: runs[0].optimizer.lr: NaN", "'.nan'", ""),
+    "infinity": (_run(timeout_s=".inf"), "s.yaml:5: runs[0].timeout_s: NaN and infinity", "'.inf'", ""),
+    "overflow": (_run(optimizer="{lr: 1e999}"), "s.yaml:5: runs[0].optimizer.lr", "too large", "1e999"),
+    "very long number": (_run(seed="9" * 5000), "s.yaml:5: runs[0].seed", "too large", "999"),
+    "time of no form": (
+        _run(resources="{time: 90}"),
+        "s.yaml:5: runs[0].resources.time",
+        "found 90",
+        "HH:MM:SS",
+    ),
+    "time of nothing": (
+        _run(resources='{time: "00:00:00"}'),
+        "s.yaml:5: runs[0].resources.time",
+        "00",
+        "HH:",
+    ),
+    "unknown strategy": (
+        f"{HEAD}runs:\n  - {{strategy: ddpp}}\n",
+        "s.yaml:5: runs[0].strategy",
+        "'ddpp'",
+        "Did you mean ddp?",
+    ),
+    "no strategy": (
+        f"{HEAD}runs:\n  - {{ranks: 2}}\n",
+        "s.yaml:5: strategy",
+        "needs a strategy",
+        "single_gpu",
+    ),
+    "unknown model": (
+        _run(model="resnet81"),
+        "s.yaml:5: runs[0].model",
+        "'resnet81'",
+        "Did you mean resnet18?",
+    ),
+    "unknown option": (
+        _run(strategy_options="{exchange: overlapped}"),
+        "s.yaml:5: runs[0].strategy_options.exchange",
+        "strategy ddp has no such option",
+        "bucket_mb",
+    ),
+    "wrong option": (
+        f"{HEAD}{COLLECTIVE}    strategy_options:\n      exchange: overlaped\n",
+        "s.yaml:8: runs[0].strategy_options.exchange",
+        "'overlaped'",
+        "Did you mean overlapped?",
+    ),
+    "NaN option": (
+        _run(strategy_options="{bucket_mb: .NaN}"),
+        "s.yaml:5: runs[0].strategy_options.bucket",
+        "NaN",
+        "",
+    ),
+    "another version": (f"version: 2\n{RUN}", "s.yaml:1: version", "found 2", "allowed: 1"),
+    "version as truth": (f"version: true\n{RUN}", "s.yaml:1: version", "found True", "allowed: 1"),
+    "no version": (f"name: s\n{RUN}", "s.yaml:1: version", "missing", "Add version: 1"),
+    "name with a path": (_run(name="../../x"), "s.yaml:5: runs[0].name", "'../../x'", "Perhaps x"),
+    "name of dots": (_run(name='".."'), "s.yaml:5: runs[0].name", "'..'", "letters, digits"),
+    "name with HTML": (_run(name='"<b>x</b>"'), "s.yaml:5: runs[0].name", "<b>x</b>", "Perhaps b-x-b"),
+    "name too long": (_run(name="x" * 151), "s.yaml:5: runs[0].name", "xxx", "at most 150"),
+    "name with a newline": (_run(name='"a\\n"'), "s.yaml:5: runs[0].name", "'a\\n'", "Perhaps a"),
+    "sweep name with a path": (f"version: 1\nname: a/b\n{RUN}", "s.yaml:2: name", "'a/b'", "Perhaps a-b"),
+    "unknown field in a name": (
+        _run(name='"x{batch_sise}"'),
+        "s.yaml:5: runs[0].name",
+        "'batch_sise'",
+        "Did you mean batch_size?",
+    ),
+    "duplicate name": (
+        f"{HEAD}runs:\n  - {{name: a, strategy: ddp, ranks: 2}}\n  - {{name: a, strategy: ddp, ranks: 3}}\n",
+        "s.yaml:6: runs[1]: two runs have this name, the first from s.yaml:5",
+        "differ in ranks",
+        "a name of its own",
+    ),
+    "the same run twice": (
+        f"{HEAD}runs:\n  - {{strategy: ddp, ranks: 2}}\n  - {{strategy: ddp, ranks: 2}}\n",
+        "s.yaml:6: runs[1]: two runs have this name",
+        "they are the same",
+        "Drop one",
+    ),
+    "two names with one content": (
+        f"{HEAD}runs:\n  - {{name: a, strategy: ddp, ranks: 2}}\n  - {{name: b, strategy: ddp, ranks: 2}}\n",
+        "s.yaml:6: runs[1]: a (from s.yaml:5) and b are the same run",
+        "'b'",
+        "Drop one",
+    ),
+    "overlapping seeds": (
+        f"{HEAD}defaults: {{strategy: noop, ranks: 1}}\nruns:\n  - {{name: a}}\n  - {{name: b, seed: 2}}\n",
+        "s.yaml:7: runs[1]: a (from s.yaml:6) and b are the same run in seed 2",
+        "'b'",
+        "Drop one",
+    ),
+    "empty group": (
+        f"{HEAD}{RUN}{GROUP}{{id: g, factor: backend, where: {{strategy: single_gpu}}}}\n",
+        "s.yaml:7: groups[0].where.strategy: the group is empty",
+        "'single_gpu'",
+        "allowed: ddp",
+    ),
+    "group of nothing": (
+        f"{HEAD}{RUN}{GROUP}{{id: g, factor: seed, runs: []}}\n",
+        "s.yaml:7: groups[0]",
+        "empty",
+        "",
+    ),
+    "glob without a run": (
+        f"{HEAD}{RUN}{GROUP}{{id: g, factor: seed, runs: [ddpp]}}\n",
+        "s.yaml:7: groups[0].runs[0]",
+        "'ddpp'",
+        "Did you mean ddp?",
+    ),
+    "unknown factor": (
+        f"{HEAD}{RUN}{GROUP}{{id: g, factor: exchange}}\n",
+        "s.yaml:7: groups[0].factor",
+        "'exchange'",
+        "Did you mean strategy_options.exchange?",
+    ),
+    "no factor": (f"{HEAD}{RUN}{GROUP}{{id: g}}\n", "s.yaml:7: groups[0]", "needs factor", ""),
+    "two groups of one id": (
+        f"{HEAD}{RUN}{GROUP}{{id: g, factor: seed}}\n  - {{id: g, factor: seed}}\n",
+        "s.yaml:8: groups[1].id: two groups have this id, the first in s.yaml:7",
+        "'g'",
+        "an id of its own",
+    ),
+    "unknown value in where": (
+        f"{HEAD}{RUN}{GROUP}{{id: g, factor: seed, where: {{backend: goo}}}}\n",
+        "s.yaml:7: groups[0].where.backend",
+        "'goo'",
+        "nccl, gloo",
+    ),
+    "nccl without a GPU": (
+        _run(backend="nccl"),
+        "s.yaml:5: runs[0].backend: nccl needs GPUs",
+        "'nccl'",
+        "gloo",
+    ),
+    "tf32 without a GPU": (
+        _run(precision="tf32"),
+        "s.yaml:5: runs[0].precision",
+        "'tf32'",
+        "precision: fp32",
+    ),
+    "amp_fp16 without a GPU": (_run(precision="amp_fp16"), "s.yaml:5: runs[0].precision", "GPUs", "amp_bf16"),
+    "more GPUs than there are": (
+        f"{ON_TWO_GPUS}runs:\n  - {{strategy: ddp, ranks: 4}}\n",
+        "s.yaml:5: runs[0].ranks: more GPUs than there are",
+        "found 4",
+        "up to 2",
+    ),
+    "batch that does not split": (
+        as_yaml(strategy="ddp", ranks=3, global_batch=64),
+        "s.yaml:7: runs[0].global_batch",
+        "found 64",
+        "The nearest that does is 63",
+    ),
+    "batch smaller than its ranks": (
+        as_yaml(strategy="ddp", ranks=8, global_batch=3),
+        "s.yaml:7: runs[0].global_batch",
+        "found 3",
+        "The nearest that does is 8",
+    ),
+    "batch in two ways": (
+        _run(batch_size=32, global_batch=64),
+        "s.yaml:5: runs[0].global_batch: batch_size and global_batch stand together",
+        "'batch_size': 32",
+        "one of them",
+    ),
+    "length in two ways": (
+        _run(epochs=2, steps=100),
+        "s.yaml:5: runs[0].steps: epochs and steps stand together",
+        "100",
+        "one of them",
+    ),
+    "batch larger than the data": (_run(batch_size=1000), "s.yaml:5: runs[0].batch_size", "2000", "1437"),
+    "accumulation that does not split": (
+        _run(batch_size=64, accumulation=3),
+        "s.yaml:5: runs[0].accumulation",
+        "found 3",
+        "The nearest that does is 2",
+    ),
+    "last repeat without a seed": (
+        _run(seed=2**31 - 2),
+        "s.yaml:5: runs[0].seed",
+        "last repeat",
+        "up to 2147483647",
+    ),
+    "images of other channels": (
+        _run(model="resnet18"),
+        "s.yaml:5: runs[0].model",
+        "3 channels",
+        "smallconv",
+    ),
+    "stem of a model without": (_run(stem="cifar"), "s.yaml:5: runs[0].stem", "'cifar'", "one form only"),
+    "ranks of one process": (
+        f"{HEAD}runs:\n  - {{strategy: single_gpu, ranks: 2}}\n",
+        "s.yaml:5: runs[0].ranks",
+        "one process",
+        "allowed: 1",
+    ),
+    "ranks not said on a CPU": (
+        f"{HEAD}runs:\n  - {{strategy: ddp}}\n",
+        "s.yaml:5: ranks",
+        "how many",
+        "ranks: 2",
+    ),
+    "repeats in a grid": (
+        _run(grid="{repeats: [1, 2]}"),
+        "s.yaml:5: runs[0].grid.repeats",
+        "no axis",
+        "beside",
+    ),
+    "axis that is no list": (_run(grid="{seed: 1}"), "s.yaml:5: runs[0].grid.seed", "found 1", "[1]"),
+    "empty axis": (_run(grid="{seed: []}"), "s.yaml:5: runs[0].grid.seed", "nothing", ""),
+    "value twice in an axis": (_run(grid="{seed: [1, 1]}"), "s.yaml:5: runs[0].grid.seed[1]", "twice", ""),
+    "wrong value in an axis": (
+        f"{HEAD}runs:\n  - strategy: ddp\n    grid:\n      batch_size:\n        - 8\n        - -8\n",
+        "s.yaml:9: runs[0].grid.batch_size[1]",
+        "-8",
+        "at least 1",
+    ),
+    "axis inside an axis": (
+        _run(grid="{optimizer: [{lr: 1}], optimizer.lr: [2]}"),
+        "s.yaml:5: runs[0].grid.optimizer.lr",
+        "inside the axis optimizer",
+        "",
+    ),
+    "unknown axis": (
+        _run(grid="{seeds: [1]}"),
+        "s.yaml:5: runs[0].grid.seeds",
+        "'seeds'",
+        "Did you mean seed?",
+    ),
+    "grid in defaults": (
+        f"{HEAD}defaults: {{grid: {{}}}}\n{RUN}",
+        "s.yaml:4: defaults.grid",
+        "",
+        "Say it in a run",
+    ),
+    "exclude of everything": (
+        _run(grid="{seed: [1, 2]}", exclude="[{seed: [1, 2]}]"),
+        "s.yaml:5: runs[0].exclude",
+        "leaves nothing",
+        "",
+    ),
+    "unknown field in exclude": (
+        _run(exclude="[{bach_size: 1}]"),
+        "s.yaml:5: runs[0].exclude[0].bach_size",
+        "'bach_size'",
+        "batch_size?",
+    ),
+    "no runs": (HEAD, "s.yaml", "has no runs", "Add runs"),
+    "runs of nothing": (f"{HEAD}runs:\n", "s.yaml:4: runs", "not a list", ""),
+    "run that is no map": (f"{HEAD}runs: [ddp]\n", "s.yaml:4: runs[0]", "'ddp'", "strategy"),
+    "unknown data set": (f"{HEAD}data: {{digit: x}}\n{RUN}", "s.yaml:4: data.digit", "'digit'", "digits?"),
+    "missing included file": (
+        f"{HEAD}include: [no.yaml]\n{RUN}",
+        "s.yaml:4: include[0]",
+        "does not exist",
+        "no.yaml",
+    ),
+    "file that includes itself": (
+        f"{HEAD}include: [s.yaml]\n{RUN}",
+        "s.yaml:4: include[0]",
+        "circle",
+        "s.yaml",
+    ),
+}
