@@ -1,0 +1,10 @@
+"""`python -m hpcbench`: the same as `hpcbench`."""
+
+from __future__ import annotations
+
+import sys
+
+from hpcbench.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

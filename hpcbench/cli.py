@@ -1,0 +1,329 @@
+"""Every verb of `hpcbench` and its arguments. What a verb needs is imported when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcbench import __version__
+from hpcbench.errors import HpcbenchError
+
+if TYPE_CHECKING:
+    from hpcbench.records.layout import ResultsFolder
+    from hpcbench.report.collect import Collected
+
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
+    Add = Callable[..., argparse.Action]
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell shows it
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit status."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        status: int = parsed.verb(parsed)
+        sys.stdout.flush()
+    except HpcbenchError as error:
+        print(f"hpcbench: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain once more while it flushes standard output at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except OSError as error:
+        print(f"hpcbench: {error}", file=sys.stderr)
+        return HpcbenchError.exit_code
+    return status
+
+
+def verb(name: str) -> int:
+    """Run one verb with the arguments of this process: the door of `python -m hpcbench.<verb>`."""
+    return main([name, *sys.argv[1:]])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="hpcbench",
+        description="Which distributed training strategy should I use on these nodes, by how much, and can I "
+        "trust that?",
+        epilog="Exit status: 0 fine; 1 it worked and something is bad; 2 wrong input; 130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=f"hpcbench {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    _add_submit(verbs)
+    _add_run(verbs)
+    _add_status(verbs)
+    _add_collect(verbs)
+    _add_audit(verbs)
+    _add_cancel(verbs)
+    _add_retry(verbs)
+    _add_clean(verbs)
+    return parser
+
+
+def _verb(verbs: Verbs, name: str, function: Callable[[argparse.Namespace], int], what: str) -> Add:
+    """Add a verb; returns what adds arguments to it."""
+    parser = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    parser.set_defaults(verb=function)
+    return parser.add_argument
+
+
+def _add_results(add: Add) -> None:
+    add("results", metavar="RESULTS", help="the results of a sweep: results/<sweep>")
+
+
+def _add_settings(add: Add) -> None:
+    add(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="KEY=VALUE",
+        help="any field of a run, over everything else; VALUE is YAML; repeatable",
+    )
+
+
+def _add_share(add: Add) -> None:
+    add("--share", action="store_true", help="let other shared jobs run beside this one, and mark its runs")
+
+
+def _add_waiting(add: Add) -> None:
+    add(
+        "--wait",
+        dest="detach",
+        action="store_false",
+        default=False,
+        help="wait, and show the ranking at the end (the default)",
+    )
+    add("--detach", action="store_true", default=False, help="submit and leave")
+
+
+def _add_submit(verbs: Verbs) -> None:
+    add = _verb(verbs, "submit", _submit, "do the runs of a sweep that are not done, and rank them")
+    add("files", nargs="+", metavar="SWEEP.yaml", type=Path, help="sweep files; several are one sweep")
+    add("--executor", choices=("auto", "slurm", "local"), default="auto", help="where jobs go (auto)")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="where results go (results)")
+    add("--data", metavar="DIR", help="where the data sets are; else $HPCBENCH_DATA, else as the sweep says")
+    add("--only", action="append", default=[], metavar="GLOB", help="only runs with such names; repeatable")
+    _add_settings(add)
+    add("--smoke", action="store_true", help="every run scaled down to seconds, on whatever machine this is")
+    add("--dry-run", action="store_true", help="show what would be done, and why not; start nothing")
+    add("--json", action="store_true", help="with --dry-run: as JSON")
+    _add_share(add)
+    _add_waiting(add)
+    add("--force", action="store_true", help="set aside results of other runs with the same names")
+    add("--yes", action="store_true", help="ask nothing")
+    add("--max-gpu-hours", type=float, metavar="N", help="refuse if the time limits allow more than this")
+
+
+def _submit(given: argparse.Namespace) -> int:
+    from hpcbench.catalog import CATALOG
+    from hpcbench.cluster.submission import Request, submit
+
+    if given.json and not given.dry_run:
+        raise HpcbenchError("--json goes with --dry-run")
+    request = Request(
+        files=tuple(given.files),
+        results=given.results,
+        executor=given.executor,
+        data=given.data,
+        only=tuple(given.only),
+        settings=tuple(given.settings),
+        smoke=given.smoke,
+        dry_run=given.dry_run,
+        json=given.json,
+        shared=given.share,
+        detach=given.detach,
+        force=given.force,
+        yes=given.yes,
+        max_gpu_hours=given.max_gpu_hours,
+    )
+    return submit(request, CATALOG, _rank)
+
+
+def _add_run(verbs: Verbs) -> None:
+    add = _verb(verbs, "run", _run, "one run, here and now; also under torchrun and srun")
+    add("file", nargs="?", type=Path, metavar="SPEC.yaml", help="a run's fields, or the spec.json of a run")
+    add("--out", type=Path, required=True, metavar="DIR", help="becomes the run's folder")
+    for name in ("strategy", "model", "dataset", "ranks"):
+        add(f"--{name}", help=f"the same as --set {name}=...")
+    add("--data", metavar="DIR", help="where the data sets are; else $HPCBENCH_DATA")
+    _add_settings(add)
+
+
+def _run(given: argparse.Namespace) -> int:
+    from hpcbench.catalog import CATALOG
+    from hpcbench.cluster.foreground import run_here
+
+    named = ((name, getattr(given, name)) for name in ("strategy", "model", "dataset", "ranks"))
+    settings = [*(f"{name}={value}" for name, value in named if value is not None), *given.settings]
+    return run_here(given.file, settings, given.out, CATALOG, data_root=given.data)
+
+
+def _add_status(verbs: Verbs) -> None:
+    add = _verb(verbs, "status", _status, "the truth about every run")
+    _add_results(add)
+    add("--watch", action="store_true", help="keep showing it until nothing is running or waiting")
+    add("--json", action="store_true", help="as JSON")
+
+
+def _status(given: argparse.Namespace) -> int:
+    from hpcbench.cluster.manage import status
+
+    if given.watch and given.json:
+        raise HpcbenchError("--watch is for people, --json for programs: say one of them")
+    return status(given.results, watch=given.watch, as_json=given.json)
+
+
+def _add_collect(verbs: Verbs) -> None:
+    add = _verb(verbs, "collect", _collect, "tables and plots from the records; safe while jobs run")
+    add(
+        "results",
+        nargs="+",
+        type=Path,
+        metavar="RESULTS",
+        help="results/<sweep>; the last one gets the report",
+    )
+    add(
+        "--rank-by",
+        default="throughput_samples_s",
+        metavar="COLUMN",
+        help="what decides (throughput_samples_s)",
+    )
+    add("--lang", choices=("en", "zh"), default="en", help="language of the report (en)")
+
+
+def _collect(given: argparse.Namespace) -> int:
+    from hpcbench.report.collect import collect
+
+    collected = collect(given.results, rank_by=given.rank_by, lang=given.lang)
+    _show(collected)
+    return 1 if collected.failed else 0
+
+
+def _add_audit(verbs: Verbs) -> None:
+    add = _verb(verbs, "audit", _audit, "what is wrong with results, or with somebody else's table")
+    add("target", type=Path, metavar="RESULTS|TABLE", help="results/<sweep>, or a table as CSV or Markdown")
+    numbers = {
+        "samples-per-epoch": "training samples of an epoch",
+        "epochs": "epochs behind total times",
+        "eval-samples": "samples of each evaluation",
+        "ranks": "ranks that may have been counted",
+    }
+    for name, what in numbers.items():
+        add(f"--{name}", type=_count, metavar="N", help=f"of a table: {what}")
+    add(
+        "--column",
+        action="append",
+        default=[],
+        metavar="FIELD=NAME",
+        help="of a table: which column a quantity is; repeatable",
+    )
+    add("--json", action="store_true", help="as JSON")
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 10**15:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
+    return int(text)
+
+
+def _audit(given: argparse.Namespace) -> int:
+    from hpcbench.analysis.audit.foreign.table import Stated
+    from hpcbench.cluster.show import console
+    from hpcbench.report.audit import audit, column_choices
+
+    stated = Stated(
+        samples_per_epoch=given.samples_per_epoch,
+        epochs=given.epochs,
+        eval_samples=given.eval_samples,
+        ranks=given.ranks,
+        columns=column_choices(given.column),
+    )
+    return audit(given.target, stated, as_json=given.json, console=console())
+
+
+def _rank(results: ResultsFolder) -> None:
+    """Print the ranked table: that of the report, where nothing has happened since it was written."""
+    from hpcbench.cluster.wait import report_is_current
+
+    if report_is_current(results):
+        import pandas as pd
+
+        from hpcbench.analysis.audit.findings import Severity
+        from hpcbench.cluster.show import console
+        from hpcbench.report.findings import print_findings, read_findings
+        from hpcbench.report.tables import print_ranking
+
+        print_ranking(pd.read_csv(results.report / "ranking.csv"), console())
+        findings = read_findings(results.report / "findings.csv")
+        print_findings(findings, console(), only=Severity.ERROR)
+    else:
+        from hpcbench.report.collect import collect
+
+        _show(collect([results.path]))
+
+
+def _show(collected: Collected) -> None:
+    from hpcbench.analysis.audit.findings import Severity
+    from hpcbench.cluster.show import console
+    from hpcbench.report.findings import print_findings
+    from hpcbench.report.tables import print_ranking
+
+    for problem in collected.problems:
+        print(f"hpcbench: {problem}", file=sys.stderr)
+    print_ranking(collected, console())
+    print_findings(collected.findings, console(), only=Severity.ERROR)
+    print(f"hpcbench: tables and plots are in {collected.report}", file=sys.stderr)
+
+
+def _add_cancel(verbs: Verbs) -> None:
+    _add_results(_verb(verbs, "cancel", _cancel, "end the jobs of these results"))
+
+
+def _cancel(given: argparse.Namespace) -> int:
+    from hpcbench.cluster.manage import cancel
+
+    return cancel(given.results)
+
+
+def _add_retry(verbs: Verbs) -> None:
+    add = _verb(verbs, "retry", _retry, "do again what is not done")
+    _add_results(add)
+    add("--failed", action="store_true", help="only runs that failed")
+    add("--lost", action="store_true", help="only runs whose job died without a word")
+    _add_share(add)
+    _add_waiting(add)
+
+
+def _retry(given: argparse.Namespace) -> int:
+    from hpcbench.catalog import CATALOG
+    from hpcbench.cluster.manage import retry
+
+    return retry(
+        given.results,
+        CATALOG,
+        _rank,
+        failed=given.failed,
+        lost=given.lost,
+        shared=given.share,
+        detach=given.detach,
+    )
+
+
+def _add_clean(verbs: Verbs) -> None:
+    _add_results(_verb(verbs, "clean", _clean, "remove what nobody needs any more; never records"))
+
+
+def _clean(given: argparse.Namespace) -> int:
+    from hpcbench.cluster.manage import clean
+
+    return clean(given.results)

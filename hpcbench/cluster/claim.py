@@ -1,0 +1,160 @@
+"""The claim on an attempt: one process may write an attempt's records, and everybody can see who it is.
+
+Creating the claim file is atomic, so of two jobs that want the same run one gets it. The file is a page of
+JSON padded with blanks: closing it overwrites bytes that are already on the disk, so that the end of an
+attempt can be noted even where the disk has become full.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from hpcbench.cluster.processes import ProcessIdentity
+from hpcbench.config.spec import RunSpec
+from hpcbench.errors import HpcbenchError
+from hpcbench.records.layout import RunFolder
+from hpcbench.records.tail import is_finished
+
+PAGE_BYTES = 4096
+REASON_CHARACTERS = 800
+HEARTBEAT_S = 10.0
+# An owner that can't be asked (another machine) counts as silent after so long without a heartbeat.
+SILENT_AFTER_S = 120.0
+
+
+class AlreadyClaimedError(HpcbenchError):
+    """Somebody else has the run, or may have it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How an attempt ended, as its owner saw it: `state` is finished, failed, interrupted."""
+
+    state: str
+    reason: str = ""
+    time_ns: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """Who owns an attempt at a run, since when, and how it ended (None: it has not, or its owner died)."""
+
+    folder: RunFolder
+    attempt: int
+    run_id: str
+    job_id: str
+    owner: ProcessIdentity
+    time_ns: int
+    ending: Ending | None = None
+
+    def beat(self) -> None:
+        """Show that the owner lives, to those who can't look at its processes."""
+        os.utime(self.folder.claim(self.attempt))
+
+    def close(self, ending: Ending) -> None:
+        """Note that the attempt is over. Raises OSError where not even that can be written."""
+        page = _page(self._to_json() | {"ending": vars(ending)})
+        with self.folder.claim(self.attempt).open("r+b") as file:
+            file.write(page)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def owner_alive(self) -> bool | None:
+        """Return whether the attempt is still being worked at; None where that can't be known from here."""
+        return False if self.ending else self.owner.alive()
+
+    def silent_s(self) -> float:
+        """Return the seconds since the last heartbeat."""
+        return time.time() - self.folder.claim(self.attempt).stat().st_mtime
+
+    def _to_json(self) -> dict[str, Any]:
+        return {
+            "attempt": self.attempt,
+            "run_id": self.run_id,
+            "job_id": self.job_id,
+            "owner": self.owner.to_json(),
+            "time_ns": self.time_ns,
+            "ending": None,
+        }
+
+
+def _page(values: dict[str, Any]) -> bytes:
+    ending = values["ending"]
+    if ending:
+        ending = ending | {"reason": ending["reason"][:REASON_CHARACTERS]}
+    text = json.dumps(values | {"ending": ending}).encode()
+    assert len(text) < PAGE_BYTES, "a claim fits its page"
+    return text.ljust(PAGE_BYTES - 1) + b"\n"
+
+
+def latest_claim(folder: RunFolder) -> Claim | None:
+    """Return the claim on the newest attempt, None where there was none."""
+    attempts = folder.attempts()
+    return read_claim(folder, attempts[-1]) if attempts else None
+
+
+def read_claim(folder: RunFolder, attempt: int) -> Claim:
+    """Read a claim. One that was cut off while being created names nobody, so nobody is alive behind it."""
+    try:
+        values = json.loads(folder.claim(attempt).read_bytes())
+    except ValueError:
+        nobody = ProcessIdentity(host="", boot_id="", namespace="", pid=0, start_ticks=0)
+        ended = Ending(state="lost", reason="its claim was cut off")
+        return Claim(
+            folder=folder, attempt=attempt, run_id="", job_id="", owner=nobody, time_ns=0, ending=ended
+        )
+    owner, ending = values.pop("owner"), values.pop("ending")
+    return Claim(
+        folder=folder,
+        owner=ProcessIdentity(**owner),
+        ending=Ending(**ending) if ending else None,
+        **values,
+    )
+
+
+def claim_next(folder: RunFolder, spec: RunSpec, job_id: str, *, silent: bool = False) -> Claim:
+    """Claim the next attempt at a run for this process.
+
+    The attempt before must be over without having finished, or its owner provably dead; with `silent`, an
+    owner on another machine that has shown no sign of life for a while counts as dead too. Raises
+    AlreadyClaimedError.
+    """
+    before = latest_claim(folder)
+    if before is not None:
+        _raise_if_owned(before, silent)
+        if is_finished(folder, before.attempt, spec.processes):
+            raise AlreadyClaimedError("it is done")
+    claim = Claim(
+        folder=folder,
+        attempt=before.attempt + 1 if before else 1,
+        run_id=spec.run_id,
+        job_id=job_id,
+        owner=ProcessIdentity.current(),
+        time_ns=time.time_ns(),
+    )
+    folder.path.mkdir(parents=True, exist_ok=True)
+    # Written aside and linked into place: a claim is there whole or not at all, also over NFS.
+    draft = folder.path / f".claim.{os.uname().nodename}.{os.getpid()}"
+    try:
+        draft.write_bytes(_page(claim._to_json()))
+        os.link(draft, folder.claim(claim.attempt))
+    except FileExistsError as error:
+        raise AlreadyClaimedError("another job has just claimed it") from error
+    finally:
+        draft.unlink(missing_ok=True)
+    return claim
+
+
+def _raise_if_owned(claim: Claim, silent: bool) -> None:
+    alive = claim.owner_alive()
+    if alive:
+        raise AlreadyClaimedError(f"it is running in job {claim.job_id} (process {claim.owner.pid})")
+    if alive is None and not (silent and claim.silent_s() > SILENT_AFTER_S):
+        raise AlreadyClaimedError(
+            f"attempt {claim.attempt} belongs to a process of {claim.owner.host}, which can't be asked from "
+            f"here (last sign of life {claim.silent_s():.0f} s ago). If it is dead: hpcbench retry --lost"
+        )

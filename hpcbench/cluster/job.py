@@ -1,0 +1,107 @@
+"""What a job executes: it waits for its turn on the machine, then does its runs one after the other."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcbench.cluster import queue
+from hpcbench.cluster.admission import oversubscribed, threads_per_rank, warnings_of
+from hpcbench.cluster.claim import AlreadyClaimedError, Claim, Ending, claim_next
+from hpcbench.cluster.inbox import Inbox
+from hpcbench.cluster.jobs import write_identity
+from hpcbench.cluster.machine import Machine, this_machine
+from hpcbench.cluster.plan import JobPlan, read_plan, run_key
+from hpcbench.cluster.stored import StoredRun, read_stored
+from hpcbench.cluster.supervisor import Assignment, supervise
+from hpcbench.errors import HpcbenchError
+from hpcbench.records import ledger
+from hpcbench.records.layout import ResultsFolder
+
+
+def run_job(plan_path: str) -> None:
+    """Do the runs of a plan. A run that fails does not end the others; a signal ends the job."""
+    inbox = Inbox()
+    inbox.listen()
+    plan = read_plan(Path(plan_path))
+    write_identity(plan.folder.owner)
+    environment = submitters_environment(os.environ, plan.visible_devices)
+    work = Work(plan=plan, machine=this_machine(environment), environment=environment, inbox=inbox)
+    with queue.turn(
+        plan.job_id,
+        Path(plan.results),
+        shared=plan.shared and not work.wants_all_cores(),
+        folder=queue.queue_folder(),
+        stopped=inbox.stopped,
+    ):
+        for name, repeat in plan.runs:
+            if inbox.stopped():
+                _say(f"stopped by {inbox.stopped_by}")
+                break
+            work.do(name, repeat)
+
+
+def submitters_environment(environment: Mapping[str, str], visible_devices: str | None) -> dict[str, str]:
+    """Undo what submitit has changed: its own variables, and the GPUs that it hides."""
+    hidden = ("SUBMITIT_", "CUDA_VISIBLE_DEVICES")
+    kept = {key: value for key, value in environment.items() if not key.startswith(hidden)}
+    return kept if visible_devices is None else kept | {"CUDA_VISIBLE_DEVICES": visible_devices}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A job that has its turn."""
+
+    plan: JobPlan
+    machine: Machine
+    environment: dict[str, str]
+    inbox: Inbox
+
+    def wants_all_cores(self) -> bool:
+        """Return whether a run has more processes than there are cores: such a run goes alone."""
+        results = ResultsFolder(Path(self.plan.results))
+        specs = (read_stored(results.run(name, repeat)).spec for name, repeat in self.plan.runs)
+        return any(oversubscribed(spec, self.machine) for spec in specs)
+
+    def do(self, name: str, repeat: int) -> None:
+        """Do a run, unless somebody else has it."""
+        results = ResultsFolder(Path(self.plan.results))
+        folder, key = results.run(name, repeat), run_key(name, repeat)
+        began = time.monotonic()
+        try:
+            stored = read_stored(folder)
+            claim = claim_next(folder, stored.spec, self.plan.job_id, silent=self.plan.presume_silent_dead)
+            entry = ledger.Attempt(
+                job_id=self.plan.job_id, run=key, run_id=stored.spec.run_id, attempt=claim.attempt
+            )
+            ledger.append(results.ledger, entry)
+            ending = supervise(self._assignment(stored, claim), self.inbox)
+        except AlreadyClaimedError as error:
+            _say(f"{key}: left out: {error}")
+        except (HpcbenchError, OSError) as error:
+            # A full disk, a folder that somebody has removed: the other runs may still be possible.
+            _say(f"{key}: could not be done: {error}")
+        else:
+            _say(f"{key}: {_describe(ending)} after {time.monotonic() - began:.1f} s")
+
+    def _assignment(self, stored: StoredRun, claim: Claim) -> Assignment:
+        return Assignment(
+            spec=stored.spec,
+            claim=claim,
+            threads=threads_per_rank(self.machine, stored.cores_shared_by),
+            data=stored.data,
+            warnings=warnings_of(stored.spec, self.machine, shared=self.plan.shared),
+            environment=self.environment,
+        )
+
+
+def _describe(ending: Ending) -> str:
+    return f"{ending.state}: {ending.reason}" if ending.reason else ending.state
+
+
+def _say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

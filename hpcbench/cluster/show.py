@@ -1,0 +1,129 @@
+"""How states of runs look on a terminal and in a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hpcbench.cluster import queue
+from hpcbench.cluster.decide import Decision
+from hpcbench.cluster.progress import Progress
+from hpcbench.cluster.status import STATES, RunStatus, counts
+
+COLOURS = {
+    "pending": "dim", "running": "cyan", "done": "green", "failed": "bold red", "interrupted": "yellow",
+    "lost": "bold red", "cancelled": "yellow", "run": "green", "skipped": "dim", "conflict": "bold red",
+}  # fmt: skip
+PIPE_WIDTH = 200
+SHOWN_LINES = 5
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return where to print: as wide as the terminal, and wide enough for whole lines in a pipe."""
+    out = Console(stderr=stderr, highlight=False, soft_wrap=False)
+    return out if out.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+
+
+def status_view(results: Path, runs: Sequence[RunStatus]) -> RenderableType:
+    """Return the table of all runs, what became of the bad ones, and a line of counts."""
+    table = _table("run", "state", "", "seconds", "why")
+    for run in runs:
+        took = f"{run.wall_s:.1f}" if run.wall_s is not None else ""
+        state = Text(run.state, style=COLOURS[run.state])
+        table.add_row(Text(run.key), state, Text(how_far(run.progress)), took, Text(_why(run)))
+    parts: list[RenderableType] = [table, *_last_words(runs), *_queue_lines(results)]
+    return Group(*parts, Text(summary(runs), style="bold"))
+
+
+def _why(run: RunStatus) -> str:
+    return f"out of {run.limit}, which is a result: {run.reason}" if run.limit else run.reason
+
+
+def summary(runs: Sequence[RunStatus]) -> str:
+    """Return how many runs are in which state."""
+    found = counts(runs)
+    parts = [f"{found[state]} {state}" for state in STATES if found[state]]
+    return f"{len(runs)} runs: {', '.join(parts) if parts else 'none'}"
+
+
+def how_far(progress: Progress | None) -> str:
+    """Return epoch, rate and expected end of a running run."""
+    if progress is None:
+        return ""
+    of_epochs = f"/{progress.epochs}" if progress.epochs else ""
+    of_steps = f"/{progress.steps}" if progress.steps else ""
+    text = f"epoch {progress.epoch}{of_epochs}, step {progress.step}{of_steps}"
+    if progress.rate_samples_s:
+        text += f", {progress.rate_samples_s:,.0f} samples/s"
+    return text + (f", {duration(progress.eta_s)} left" if progress.eta_s is not None else "")
+
+
+def duration(seconds: float) -> str:
+    """Return a time that a person can take in."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _last_words(runs: Iterable[RunStatus]) -> list[Text]:
+    """Return what the ranks of failed runs printed last."""
+    found = []
+    for run in runs:
+        if run.last_lines and run.state in ("failed", "lost"):
+            rank = f" rank {run.failed_rank}" if run.failed_rank is not None else ""
+            lines = "\n".join(f"    {line}" for line in run.last_lines[-SHOWN_LINES:])
+            found.append(Text(f"{run.key},{rank} last lines:\n{lines}"))
+    return found
+
+
+def _queue_lines(results: Path) -> list[Text]:
+    """Say which jobs of these results wait for the machine, and for whom."""
+    folder = queue.existing_folder()
+    waiting = [ticket for ticket in queue.tickets(folder) if ticket.alive()] if folder else []
+    lines = []
+    for place, ticket in enumerate(waiting):
+        if place and ticket.results == str(results) and not (ticket.shared and waiting[0].shared):
+            ahead = waiting[0]
+            lines.append(
+                Text(f"job {ticket.job_id} waits for the machine: {ahead.job_id} ({ahead.results}) has it")
+            )
+    return lines
+
+
+def decisions_view(decisions: Sequence[Decision]) -> RenderableType:
+    """Return the table of what a submission would do."""
+    table = _table("run", "strategy", "ranks", "resources", "action", "reason")
+    for decision in decisions:
+        spec = decision.spec
+        word = decision.action.word
+        table.add_row(
+            Text(decision.key),
+            spec.strategy,
+            str(spec.ranks),
+            _resources(decision),
+            Text(word, style=COLOURS[word]),
+            Text(decision.reason),
+        )
+    return table
+
+
+def _resources(decision: Decision) -> str:
+    spec = decision.spec
+    needed = spec.resources
+    nodes = f"{needed.nodes} nodes x " if needed.nodes > 1 else ""
+    devices = f"{needed.gpus_per_node} GPUs" if spec.device == "cuda" else f"{spec.processes} CPU processes"
+    return f"{nodes}{devices}, up to {needed.time}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for column in columns:
+        table.add_column(
+            column, overflow="fold", justify="right" if column in ("seconds", "ranks") else "left"
+        )
+    return table

@@ -1,0 +1,153 @@
+"""One per node: starts a run's ranks, and sees to it that all of them end, together, whatever happens.
+
+It imports no torch, so that it can speak for ranks that can't, and costs them nothing while they train: it
+sleeps until a rank ends, a signal comes, or time is up.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from hpcbench.cluster import verdict
+from hpcbench.cluster.claim import HEARTBEAT_S, Claim, Ending
+from hpcbench.cluster.inbox import Inbox
+from hpcbench.cluster.ranks import Exit, Ranks
+from hpcbench.config.placement import Placement, without_foreign
+from hpcbench.config.spec import RunSpec
+
+# What is left of the five seconds in which the peers of a failed rank have to be gone, after the killing.
+GRACE_S = 4.0
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "BLIS_NUM_THREADS",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """A claimed attempt at a run, and what its ranks are given. `environment` is that of the submitter."""
+
+    spec: RunSpec
+    claim: Claim
+    threads: int
+    data: str | None
+    warnings: list[str]
+    environment: Mapping[str, str]
+
+
+class Cause(Enum):
+    """Why a run's ranks were ended."""
+
+    RANK = "a rank ended without having finished"
+    STOP = "the supervisor was told to stop"
+    TIME = "the time limit was reached"
+
+
+@dataclass
+class Course:
+    """What has happened so far. `killed` are ranks that did not end when they were told to."""
+
+    exits: dict[int, Exit] = field(default_factory=dict)
+    killed: frozenset[int] = frozenset()
+    cause: Cause | None = None
+    stopped_by: signal.Signals | None = None
+
+
+def supervise(task: Assignment, inbox: Inbox) -> Ending:
+    """Do an attempt at a run, from the start of its ranks to the note in its claim."""
+    ranks = Ranks(inbox.messages.put)
+    try:
+        for rank in range(task.spec.processes):
+            log = task.claim.folder.log(task.claim.attempt, rank)
+            ranks.start(rank, rank_environment(task, rank), log)
+        ranks.watch()
+        course = _attend(task, ranks, inbox)
+    finally:
+        ranks.finish()
+    ending = verdict.conclude(task.spec, task.claim, course.exits, course.killed, _told(task, course))
+    _note(task, ending)
+    return ending
+
+
+def rank_environment(task: Assignment, rank: int) -> dict[str, str]:
+    """Return the submitter's environment, without other launchers' words, with the rank's place."""
+    place = Placement(
+        run_folder=str(task.claim.folder.path),
+        attempt=task.claim.attempt,
+        rank=rank,
+        processes=task.spec.processes,
+        local_rank=rank,
+        threads=task.threads,
+        data=task.data,
+        process_start_ns=time.time_ns(),
+        warnings=task.warnings,
+    )
+    return {
+        **without_foreign(task.environment),
+        **thread_environment(task.threads),
+        "PYTHONUNBUFFERED": "1",  # the last words of a rank that is killed have to be in its log
+        **place.to_environment(),
+    }
+
+
+def thread_environment(threads: int) -> dict[str, str]:
+    """Return what tells the numeric libraries how many threads they may use."""
+    return dict.fromkeys(THREAD_VARIABLES, str(threads))
+
+
+def _attend(task: Assignment, ranks: Ranks, inbox: Inbox) -> Course:
+    """Wait until every rank has ended, and end all of them as soon as there is a cause."""
+    course = Course()
+    deadline = time.monotonic() + task.spec.resources.time_s
+    while len(course.exits) < task.spec.processes:
+        message = inbox.next(min(HEARTBEAT_S, deadline - time.monotonic()))
+        task.claim.beat()
+        if isinstance(message, Exit):
+            course.exits[message.rank] = message
+        cause = _cause(task, message, deadline)
+        if course.cause is None and cause is not None:
+            course.cause = cause
+            course.stopped_by = message if isinstance(message, signal.Signals) else None
+            ranks.tell(_living(task, course), signal.SIGTERM)
+            deadline = time.monotonic() + GRACE_S
+        elif cause in (Cause.TIME, Cause.STOP):  # they had their chance, or somebody asks for the second time
+            course.killed |= frozenset(_living(task, course))
+            ranks.kill()
+            deadline = time.monotonic() + GRACE_S
+    return course
+
+
+def _cause(task: Assignment, message: Exit | signal.Signals | None, deadline: float) -> Cause | None:
+    if isinstance(message, Exit):
+        return None if verdict.has_finished(task.claim, message) else Cause.RANK
+    if message is not None:
+        return Cause.STOP
+    return Cause.TIME if time.monotonic() >= deadline else None
+
+
+def _living(task: Assignment, course: Course) -> list[int]:
+    return [rank for rank in range(task.spec.processes) if rank not in course.exits]
+
+
+def _told(task: Assignment, course: Course) -> Ending | None:
+    """Return how the run ended if that was decided here and not by a rank."""
+    if course.cause is Cause.STOP:
+        assert course.stopped_by is not None
+        return Ending(state="interrupted", reason=f"stopped by {verdict.describe_stop(course.stopped_by)}")
+    if course.cause is Cause.TIME:
+        return Ending(state="failed", reason=f"time limit of {task.spec.resources.time} reached")
+    return None
+
+
+def _note(task: Assignment, ending: Ending) -> None:
+    try:
+        task.claim.close(ending)
+    except OSError as error:
+        # Nothing can be written any more: whoever reads what the job prints is told, and `status` finds the
+        # owner dead or the records unfinished.
+        print(f"{task.spec.name}: {ending.reason}; its end could not be noted: {error}", file=sys.stderr)

@@ -1,0 +1,10 @@
+"""`python -m hpcbench.run`: the same as `hpcbench run`."""
+
+from __future__ import annotations
+
+import sys
+
+from hpcbench.cli import verb
+
+if __name__ == "__main__":
+    sys.exit(verb("run"))
