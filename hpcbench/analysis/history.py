@@ -16,6 +16,7 @@ from typing import TypeVar
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import RecordError
 from hpcbench.records.events import (
+    Check,
     Epoch,
     Evaluation,
     Event,
@@ -24,12 +25,13 @@ from hpcbench.records.events import (
     RunFinished,
     RunStarted,
     Steps,
+    Updates,
 )
 from hpcbench.records.layout import RunFolder
 from hpcbench.records.reader import Record, read_events
 
 E = TypeVar("E", bound=Event)
-S = TypeVar("S", Evaluation, Epoch)
+S = TypeVar("S", Evaluation, Epoch, Check)
 
 
 class State(StrEnum):
@@ -84,11 +86,14 @@ class History:
     reason: str | None = None
     limit: str | None = None
     started: RunStarted | None = None
+    starts: tuple[RunStarted, ...] = ()  # of every training rank
     attempts: tuple[int, ...] = ()
     windows: tuple[Window, ...] = ()
     evaluations: Mapping[int, tuple[Evaluation, ...]] = field(default_factory=dict)
     epochs: Mapping[int, tuple[Epoch, ...]] = field(default_factory=dict)
+    checks: Mapping[int, tuple[Check, ...]] = field(default_factory=dict)  # epoch 0: before the first step
     finished: tuple[RunFinished, ...] = ()
+    updates: tuple[Updates, ...] = ()  # what servers have applied
     earlier_s: float = 0.0  # spent in earlier attempts whose steps count
     torn: int = 0
     problems: tuple[str, ...] = ()
@@ -148,11 +153,14 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
         reason=reason,
         limit=limit,
         started=next((started for _, started in newest.each(RunStarted, training=True)), None),
+        starts=tuple(started for _, started in newest.each(RunStarted, training=True)),
         attempts=tuple(attempt.number for attempt in attempts),
         windows=windows,
         evaluations=_newest_by_epoch(attempts, Evaluation, spec.ranks),
         epochs=_newest_by_epoch(attempts, Epoch, spec.ranks),
+        checks=_newest_by_epoch(attempts, Check, spec.ranks),
         finished=tuple(event for _, event in newest.each(RunFinished, training=True)),
+        updates=tuple(event for each in attempts for _, event in each.each(Updates)),
         earlier_s=sum(a.elapsed_s() for a in attempts[:-1] if a.number in useful),
         torn=torn,
         problems=(*problems, *_unclaimed(folder, claimed)),
@@ -202,10 +210,14 @@ def _unclaimed(folder: RunFolder, claimed: Collection[int]) -> tuple[str, ...]:
 
 
 def _state(newest: Attempt, ranks: int) -> tuple[State, str | None, str | None]:
-    """Return state, reason and limit from the newest attempt."""
+    """Return state, reason and limit from the newest attempt.
+
+    A supervisor has seen which rank fell first; without its word the first that speaks of a failure counts.
+    """
     if len({rank for rank, _ in newest.each(RunFinished, training=True)}) >= ranks:
         return State.FINISHED, None, None
-    records = [record for each in newest.ranks.values() for record in each] + newest.supervisors
+    endings = [record for record in newest.supervisors if isinstance(record.event, RunFailed | Interrupted)]
+    records = endings or [record for each in newest.ranks.values() for record in each]
     records.sort(key=lambda record: record.time_ns)
     failures = [record.event for record in records if isinstance(record.event, RunFailed)]
     if failures:
