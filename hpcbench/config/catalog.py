@@ -34,6 +34,13 @@ class Processes(Enum):
 Check = Callable[["RunSpec"], str | None]
 
 
+def only_for_teaching(spec: RunSpec) -> str | None:
+    """Refuse what is wrong on purpose, unless that is what the run is for."""
+    return (
+        None if spec.teaching else "it is wrong on purpose. Say teaching: true to run it; it is never ranked"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """A line of a table: `target` is `package.module:name` of what makes the thing."""
@@ -80,7 +87,10 @@ class ModelEntry(Entry):
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetEntry(Entry):
-    """One line of the data set table. `train_samples` is None where only the files tell."""
+    """One line of the data set table.
+
+    `train_samples` is None where only the files tell. `check` returns why a run can't have its data that way.
+    """
 
     options: type = NoOptions
     unit: str = "samples"
@@ -89,6 +99,7 @@ class DatasetEntry(Entry):
     train_samples: int | None = None
     evaluation_samples: int | None = None
     needs_files: bool = False
+    check: Check = lambda spec: None
 
 
 @dataclass(frozen=True, kw_only=True)

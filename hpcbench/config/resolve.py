@@ -7,21 +7,33 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from hpcbench.config.catalog import Catalog, DatasetEntry, ModelEntry, Processes, StrategyEntry
 from hpcbench.config.layers import Draft
 from hpcbench.config.options import options_of
 from hpcbench.config.rules import check_run
-from hpcbench.config.spec import Backend, Container, Device, Optimizer, Resources, RunSpec, Schedule, Stem
+from hpcbench.config.spec import (
+    Backend,
+    Container,
+    Device,
+    Input,
+    Optimizer,
+    Resources,
+    RunSpec,
+    Schedule,
+    Stem,
+)
 from hpcbench.errors import input_error
 
 DEFAULT_EPOCHS = 1
 DEFAULT_BATCH_SIZE = 64
 
 _TAKEN_AS_SAID = (
-    "strategy", "dataset", "model", "accumulation", "evaluate", "precision", "cache", "seed", "warmup_steps",
-    "window_steps", "timeout_s", "save_weights", "teaching",
+    "strategy", "dataset", "model", "accumulation", "evaluate", "label_smoothing", "precision",
+    "channels_last", "compile", "cache", "seed", "warmup_steps", "window_steps", "timeout_s", "save_weights",
+    "checkpoint", "teaching",
 )  # fmt: skip
 
 
@@ -76,7 +88,8 @@ class Resolver:
             optimizer=Optimizer(**values.get("optimizer", {})),
             schedule=Schedule(**values.get("schedule", {})),
             resources=resources,
-            container=Container(**values.get("container", {})),
+            container=_container(values.get("container", {})),
+            input=Input(**values.get("input", {})),
         )
         spec = _with_fitting_backend(spec, draft, entry)
         check_run(spec, draft, self.catalog)
@@ -90,6 +103,14 @@ class Resolver:
         if key not in self._options:
             self._options[key] = options_of(draft, name, entry.options, f"{kind} {owner}")
         return dict(self._options[key])
+
+
+def _container(values: dict[str, Any]) -> Container:
+    """Name an image that is a file from the root: a job may not run where the sweep was submitted."""
+    container = Container(**values)
+    if container.runtime != "apptainer" or not container.image or "://" in container.image:
+        return container
+    return replace(container, image=str(Path(container.image).absolute()))
 
 
 def _seats(draft: Draft, entry: StrategyEntry, resources: Resources) -> Seats:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from hpcbench.config.catalog import Catalog
+from pathlib import PurePosixPath
+
+from hpcbench.config.catalog import Catalog, Processes
 from hpcbench.config.layers import Draft
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import InputError, input_error
 
 MAX_SEED = 2**31 - 1
 _NEEDS_GPU = {"tf32": "fp32", "amp_fp16": "amp_bf16"}  # and what a CPU has instead
+_CUT_MODELS = (Processes.ONE_MANY_DEVICES, Processes.STAGES)
 _SAY_GPUS = "resources: {gpus_per_node: N}"
 
 
@@ -18,6 +21,7 @@ def check_run(spec: RunSpec, draft: Draft, catalog: Catalog) -> None:
         _check_cpu(spec, draft)
     else:
         _check_gpus(spec, draft)
+    _check_container(spec, draft)
     _check_data(spec, draft, catalog)
     if spec.batch_size % spec.accumulation:
         raise input_error(
@@ -35,6 +39,15 @@ def check_run(spec: RunSpec, draft: Draft, catalog: Catalog) -> None:
             allowed=f"up to {MAX_SEED}",
         )
     _check_parts(spec, draft, catalog)
+    reason = catalog.datasets[spec.dataset].check(spec)
+    if reason:
+        raise input_error(f"data set {spec.dataset}: {reason}", **draft.at("dataset"))
+    if spec.compile and catalog.strategies[spec.strategy].processes in _CUT_MODELS:
+        raise input_error(
+            f"strategy {spec.strategy} spreads the model over devices, which can't be compiled as one",
+            **draft.at("compile"),
+            found=True,
+        )
     reason = catalog.strategies[spec.strategy].check(spec)
     if reason:
         raise input_error(f"strategy {spec.strategy}: {reason}", **draft.at("strategy"))
@@ -71,6 +84,28 @@ def _check_gpus(spec: RunSpec, draft: Draft) -> None:
             allowed=f"up to {per_process if spec.devices > 1 else there}",
             hint=f"Say fewer {field}, or more in resources: {{nodes: .., gpus_per_node: ..}}",
         )
+
+
+def _check_container(spec: RunSpec, draft: Draft) -> None:
+    runtime, image = spec.container.runtime, spec.container.image
+    if runtime != "none" and not image:
+        raise input_error(
+            f"container {runtime} needs an image",
+            **draft.at("container"),
+            hint=f"Say container: {{runtime: {runtime}, image: ..}}",
+        )
+    if runtime == "none" and (image or spec.container.inject or spec.container.binds):
+        raise input_error(
+            "an image needs a runtime",
+            **draft.at("container"),
+            found=image,
+            hint="Say container: {runtime: apptainer, image: ..}, or docker, podman, pyxis",
+        )
+    for folder in spec.container.binds:
+        if not PurePosixPath(folder).is_absolute():
+            raise input_error(
+                "a folder to bind has to be named from the root", **draft.at("container"), found=folder
+            )
 
 
 def _check_data(spec: RunSpec, draft: Draft, catalog: Catalog) -> None:

@@ -14,6 +14,7 @@ STEPS_PER_EPOCH = 2
 BATCH_DIVISOR = 32  # 64, 128, 256, 512 become 2, 4, 8, 16
 MIN_BATCH = 2  # batch normalisation needs two values
 IMAGE_SIZE = 64
+DECODED_SIZE = 74  # stands to 64 as 256 to 224
 EVALUATION_BATCHES = 4
 _WITHOUT_GPU: dict[Precision, Precision] = {"amp_fp16": "amp_bf16", "tf32": "fp32"}
 
@@ -45,6 +46,8 @@ def scaled_down(declared: RunSpec, catalog: Catalog, gpus: int) -> RunSpec:
         warmup_steps=min(declared.warmup_steps, 1),
         window_steps=min(declared.window_steps, STEPS_PER_EPOCH),
         repeat=0,
+        compile=False,  # takes longer than all the rest
+        input=replace(declared.input, stage=None),
         smoke=True,
         declared_id=declared.run_id,
         resources=replace(declared.resources, nodes=1, gpus_per_node=used),
@@ -66,10 +69,11 @@ def _small_data(run: RunSpec, global_batch: int) -> dict[str, Any]:
     """Shrink what a data set lets its options say: pixels, and no more samples than are looked at."""
     smallest = {
         "image_size": IMAGE_SIZE,
+        "decoded_size": DECODED_SIZE,
         "samples": EPOCHS * STEPS_PER_EPOCH * global_batch,
         "evaluation_samples": EVALUATION_BATCHES * global_batch,
     }
     return {
-        key: min(value, smallest[key]) if key in smallest else value
+        key: min(value, smallest[key]) if key in smallest and value is not None else value
         for key, value in run.dataset_options.items()
     }

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, Predicate, doc
@@ -22,19 +22,26 @@ Device = Literal["cpu", "cuda"]
 Backend = Literal["nccl", "gloo"]
 Stem = Literal["cifar", "imagenet"]
 Runtime = Literal["none", "apptainer", "docker", "podman", "pyxis"]
+Checkpointing = Literal["auto", "epoch", "none"]
 
 FORBID_UNKNOWN: Any = {"extra": "forbid", "strict": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """SGD as torch has it; `lr` is the rate at the start of the schedule (after warm-up)."""
+    """SGD as torch has it; `lr` is the rate at the start of the schedule (after warm-up).
+
+    With `lr_batch`, `lr` is meant for that global batch and grows linearly with the run's own (Goyal et al.
+    2017). `weight_decay_on_norm: false` spares biases and the parameters of normalisation layers.
+    """
 
     __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     name: Literal["sgd"] = "sgd"
     lr: Annotated[float, Gt(0), Lt(1e6)] = 0.1
+    lr_batch: Annotated[int, Ge(1), Le(1_000_000_000)] | None = None
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
     weight_decay: Annotated[float, Ge(0), Lt(1e6)] = 5.0e-4
+    weight_decay_on_norm: bool = True
     nesterov: bool = False
 
 
@@ -63,6 +70,22 @@ def is_time_limit(text: str) -> bool:
     return match is not None and any(int(part) for part in match.groups(default="0"))
 
 
+def seconds_of(limit: str) -> int:
+    """Return a time limit in seconds."""
+    match = _TIME_LIMIT.fullmatch(limit)
+    assert match is not None, limit
+    days, hours, minutes, seconds = (int(part) for part in match.groups(default="0"))
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+
+
+def limit_of(seconds: int) -> str:
+    """Write seconds as a time limit; `seconds_of` is the inverse."""
+    hours, rest = divmod(seconds, 3600)
+    days, hours = divmod(hours, 24) if hours > 999 else (0, hours)
+    clock = f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
+    return f"{days}-{clock}" if days else clock
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resources:
     """What a run asks a scheduler for; `gpus_per_node: 0` is a run on CPUs."""
@@ -78,23 +101,46 @@ class Resources:
     @property
     def time_s(self) -> int:
         """The time limit of one run, in seconds."""
-        match = _TIME_LIMIT.fullmatch(self.time)
-        assert match is not None, self.time
-        days, hours, minutes, seconds = (int(part) for part in match.groups(default="0"))
-        return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+        return seconds_of(self.time)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """The image that the ranks run in."""
+    """The image that the ranks run in.
+
+    `inject` brings this machine's hpcbench along, for an image that has torch and no hpcbench. `binds` are
+    folders that ranks need besides results and data, read-only and under the same name.
+    """
 
     __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     runtime: Runtime = "none"
     image: str | None = None
+    inject: bool = False
+    binds: Annotated[list[str], doc("a list of folders, such as [/scratch/sets]")] = field(
+        default_factory=list
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """How data gets to the model; changes the speed and nothing else.
+
+    `workers` are the processes of each rank that decode (None: from the cores it has), `stage` is a folder on
+    each node's own disk that the data is copied to before the run, `disk_cache` keeps decoded images for
+    later runs in $HPCBENCH_CACHE.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
+    workers: Annotated[int, Ge(0), Le(1024)] | None = None
+    stage: str | None = None
+    disk_cache: bool = False
 
 
 # Fields that change neither what is learnt nor how fast: they are no part of a run's identity.
-NOT_IDENTITY = ("name", "repeat", "save_weights", "resources.time", "container.image", "timeout_s")
+NOT_IDENTITY = (
+    "name", "repeat", "save_weights", "checkpoint", "resources.time", "container.image", "container.inject",
+    "container.binds", "timeout_s",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +149,8 @@ class RunSpec:
 
     `batch_size` is per training rank, `devices` per training rank, `seed` is that of this repeat.
     `accumulation` splits each rank's batch into that many micro-batches; it never changes the global batch.
+    `checkpoint` says after which epochs the state is kept for going on later: `auto` now and then, so that
+    short runs never do it.
     `steps_per_epoch` ends an epoch after that many steps at most; `declared_id` is the run id of the run as
     the sweep file has it, which keeps apart two runs that `--smoke` scales down to the same. Only `--smoke`
     sets these two.
@@ -129,15 +177,20 @@ class RunSpec:
     steps: Annotated[int, Ge(1), Le(1_000_000_000)] | None = None
     steps_per_epoch: Annotated[int, Ge(1)] | None = None
     evaluate: bool = True
+    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.0
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     precision: Precision = "fp32"
+    channels_last: bool = False
+    compile: bool = False
     cache: Cache = "none"
+    input: Input = field(default_factory=Input)
     seed: Annotated[int, Ge(0), Lt(2**31)] = 0
     warmup_steps: Annotated[int, Ge(0), Le(100_000)] = 5
     window_steps: Annotated[int, Ge(1), Le(10_000)] = 10
     timeout_s: Annotated[float, Gt(0), Le(86_400)] = 300.0
     save_weights: bool = False
+    checkpoint: Checkpointing = "auto"
     teaching: bool = False
     smoke: bool = False
     declared_id: str | None = None
@@ -157,13 +210,13 @@ class RunSpec:
     @property
     def recipe(self) -> str:
         """The class that a ranking compares inside: what is learnt, whichever way."""
-        learnt = _without(_shallow(self), NOT_IDENTITY, NOT_RECIPE)
+        learnt = _without(_said(self), NOT_IDENTITY, NOT_RECIPE)
         return _short_hash({**learnt, "global_batch": self.global_batch})
 
     @cached_property
     def run_id(self) -> str:
         """Hash of what changes learning or speed; two runs with one id are the same run."""
-        return _short_hash(_without(_shallow(self), NOT_IDENTITY))
+        return _short_hash(_without(_said(self), NOT_IDENTITY))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; `from_json` is its inverse."""
@@ -179,8 +232,8 @@ class RunSpec:
 # The choices that are ranked: two runs that differ only here learn the same thing.
 NOT_RECIPE = (
     "strategy", "strategy_options", "backend", "device", "ranks", "devices", "servers", "data_shards",
-    "batch_size", "accumulation", "precision", "cache", "seed", "warmup_steps", "window_steps", "resources",
-    "container", "declared_id",
+    "batch_size", "accumulation", "precision", "channels_last", "compile", "cache", "input", "seed",
+    "warmup_steps", "window_steps", "resources", "container", "declared_id",
 )  # fmt: skip
 
 
@@ -193,10 +246,22 @@ def _build(cls: Any, data: dict[str, Any]) -> Any:
     return cls(**values)
 
 
-def _shallow(spec: RunSpec) -> dict[str, Any]:
-    """Return what `to_json` returns without copying it: thousands of runs are hashed at a time."""
-    values = {each.name: getattr(spec, each.name) for each in dataclasses.fields(spec)}
-    return {name: vars(value) if dataclasses.is_dataclass(value) else value for name, value in values.items()}
+def _said(spec: Any) -> dict[str, Any]:
+    """Return what differs from the built-in values: a field that a later version adds changes no run's id."""
+    values = {name: getattr(spec, name) for name in _built_in(type(spec))}
+    differing = {name: value for name, value in values.items() if value != _built_in(type(spec))[name]}
+    return {
+        name: _said(value) if dataclasses.is_dataclass(value) else value for name, value in differing.items()
+    }
+
+
+@cache
+def _built_in(cls: Any) -> dict[str, Any]:
+    """Return the value of each field that nobody sets; `MISSING` where it has to be set."""
+    return {
+        each.name: each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+        for each in dataclasses.fields(cls)
+    }
 
 
 def _without(data: dict[str, Any], *left_out: tuple[str, ...]) -> dict[str, Any]:
@@ -204,10 +269,10 @@ def _without(data: dict[str, Any], *left_out: tuple[str, ...]) -> dict[str, Any]
     for path in (path for paths in left_out for path in paths):
         head, _, tail = path.partition(".")
         if tail:
-            kept[head].pop(tail)
+            kept.get(head, {}).pop(tail, None)
         else:
-            kept.pop(head)
-    return kept
+            kept.pop(head, None)
+    return {key: value for key, value in kept.items() if value != {}}
 
 
 def _short_hash(data: dict[str, Any]) -> str:
@@ -241,3 +306,4 @@ class Sweep:
     data: dict[str, str]  # data set name -> folder
     declared: dict[str, RunSpec] = field(default_factory=dict)  # --smoke: run id -> as the file has it
     smoke_gpus: int | None = None  # --smoke: GPUs of the machine that it was scaled down to
+    pack: bool | int = True  # Slurm: one allocation per resource class, N of them, or (False) one a run

@@ -133,6 +133,7 @@ class Epoch(Event):
     other_s: float
     wall_s: float
     peak_memory_bytes: int | None = None
+    replaced_samples: int = 0  # of this rank, corrupt, with others in their place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +176,8 @@ class Resumed(Event):
 class RunFailed(Event):
     """The run cannot go on. `limit` is "memory" where running out of it is the result of the run.
 
+    `asked_bytes` is what was asked for then.
+
     Written by the rank that failed, or, where that could not speak any more, by its supervisor
     (`failed_rank`, `exit_code` or `signal`, `last_lines` of its log).
     """
@@ -183,6 +186,7 @@ class RunFailed(Event):
     phase: str | None = None
     exception: str | None = None
     limit: str | None = None
+    asked_bytes: int | None = None
     failed_rank: int | None = None
     exit_code: int | None = None
     signal: str | None = None

@@ -110,6 +110,20 @@ class JobFolder:
         """The process that does the runs."""
         return self.path / "owner.json"
 
+    @property
+    def script(self) -> Path:
+        """What was handed to the scheduler."""
+        return self.path / "submission.sh"
+
+    @property
+    def output(self) -> Path:
+        """What a job of the scheduler prints, one file a node."""
+        return self.path / "log"
+
+    def meeting(self, part: str) -> Path:
+        """Return the file in which the first node of a job says where the others find it."""
+        return self.path / f"meeting.{part}.json"
+
 
 @dataclass(frozen=True)
 class ResultsFolder:
@@ -126,6 +140,11 @@ class ResultsFolder:
     def ledger(self) -> Path:
         """One line per submission, attempt, requeue and cancellation."""
         return self.path / "ledger.jsonl"
+
+    @property
+    def profile(self) -> Path:
+        """What was asked of the scheduler when the sweep was last submitted."""
+        return self.path / "profile.json"
 
     @property
     def jobs(self) -> Path:

@@ -29,12 +29,17 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Submitted(Entry):
-    """A job was handed to an executor. `runs` are `name/rK`; `host` and `pid` say who asked."""
+    """A job was handed to an executor. `runs` are `name/rK`; `host` and `pid` say who asked.
+
+    `name` is what the scheduler knows the job by; in an `array` each run is a job of its own there.
+    """
 
     kind: ClassVar[str] = "submitted"
     job_id: str
     executor: str
     runs: list[str]
+    name: str | None = None
+    array: bool = False
     host: str = field(default_factory=platform.node)
     user: str = field(default_factory=getpass.getuser)
     pid: int = field(default_factory=os.getpid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le
 
 from hpcbench.config.spec import FORBID_UNKNOWN
 
@@ -23,12 +23,60 @@ class NoopOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class DdpOptions:
-    """What DistributedDataParallel takes; the defaults are torch's."""
+    """What DistributedDataParallel takes; the defaults are torch's.
+
+    `compression` sends gradients in half precision: less to send, and a little less exact.
+    """
 
     __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     bucket_mb: Megabytes = 25.0
     gradient_as_bucket_view: bool = False
     static_graph: bool = False
+    broadcast_buffers: bool = True
+    compression: Literal["none", "fp16", "bf16"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zero1Options(DdpOptions):
+    """DDP's, and `parameters_as_bucket_view`: each rank sends what it has updated in one message."""
+
+    parameters_as_bucket_view: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineOptions:
+    """`micro_batches` is into how many parts each batch goes through the stages.
+
+    Where `accumulation` splits a batch already, each of its parts is split once more.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
+    schedule: Literal["gpipe", "1f1b"] = "gpipe"
+    micro_batches: Annotated[int, Ge(1), Le(100_000)] = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSgdOptions:
+    """`local_steps` is how many steps the ranks do alone between two averages."""
+
+    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
+    local_steps: Annotated[int, Ge(1), Le(1_000_000)] = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class PsOptions:
+    """Parameters live on `servers` processes, in CPU memory or on a GPU each, and are updated there.
+
+    `sync`: one update for all workers' gradients; `async`: one for each; `bounded`: one for each, but a
+    worker may be at most `max_staleness` steps ahead of the slowest (Ho et al. 2013).
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
+    server: Literal["cpu", "gpu"] = "cpu"
+    servers: Annotated[int, Ge(1), Le(1024)] = 1
+    mode: Literal["sync", "async", "bounded"] = "sync"
+    max_staleness: Annotated[int, Ge(0), Le(1_000_000)] | None = None
+    bucket_mb: Megabytes = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,3 +86,21 @@ class CollectiveOptions:
     __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     exchange: Literal["per_parameter", "bucketed", "overlapped"] = "bucketed"
     bucket_mb: Megabytes = 25.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultyOptions:
+    """Which mistake to make (docs/audit.md). `counted_ranks`: inflated_count counts as if so many had trained."""
+
+    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
+    mistake: Literal[
+        "unequal_start",
+        "summed_gradients",
+        "inflated_count",
+        "straggling_rank",
+        "evaluates_everything",
+        "counts_padding",
+        "drops_last_batch",
+        "blind_clock",
+    ] = "unequal_start"
+    counted_ranks: Annotated[int, Ge(1), Le(1024)] | None = None

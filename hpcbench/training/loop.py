@@ -8,23 +8,45 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from hpcbench.measure.clock import Clock, WindowTimes
 from hpcbench.measure.memory import device_peak_bytes
 from hpcbench.records.events import Check, Epoch, Evaluation, Steps
 from hpcbench.strategies.base import Batch, Strategy, Sums, World
+from hpcbench.strategies.commands import Command, Kind, tell_servers
 from hpcbench.training.checksum import checksum
 from hpcbench.training.data.base import Loader
 from hpcbench.training.plan import Plan, Window
 from hpcbench.training.precision import Arithmetic
+from hpcbench.training.resume import keep_if_due
 from hpcbench.training.schedule import learning_rate
 from hpcbench.training.session import Session, StopRequestedError
 from hpcbench.training.world import any_rank, barrier
 
 
+@dataclass(frozen=True)
+class Trained:
+    """The parameters of the whole model, whichever of them this rank has: names, numbers, bytes."""
+
+    names: tuple[str, ...]
+    numbers: int
+    size_bytes: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> Trained:
+        """Look at a model that is still in one piece."""
+        parameters = dict(model.named_parameters())
+        return cls(
+            names=tuple(parameters),
+            numbers=sum(p.numel() for p in parameters.values()),
+            size_bytes=sum(p.numel() * p.element_size() for p in parameters.values()),
+        )
+
+
 @dataclass
 class Training:
-    """Everything that a training rank works with."""
+    """Everything that a training rank works with. `samples` counts those that it has trained on."""
 
     session: Session
     world: World
@@ -33,51 +55,80 @@ class Training:
     loader: Loader
     plan: Plan
     clock: Clock
+    trained: Trained
     peak_memory_bytes: int = 0
+    samples: int = 0
 
-    def run(self) -> None:
-        """Train, from the first step to the last."""
-        self.check("start", epoch=0)
-        for epoch in range(self.plan.epochs):
+    def run(self, done: int = 0) -> None:
+        """Train, from the first step to the last; `done` epochs were trained before this process began."""
+        if done == 0:
+            self.check("start", epoch=0)
+        kept = time.monotonic()
+        for epoch in range(done, self.plan.epochs):
             before, began = dict(self.session.seconds), time.perf_counter()
+            samples_before = self.samples
             batches = self.loader.train(
                 epoch, [step % self.plan.steps_per_epoch for step in self.plan.steps_of(epoch)]
             )
-            for window in self.plan.windows(epoch):
-                self.train(epoch, window, batches)
+            self.train_epoch(epoch, batches)
             with self.session.part("settle"):
                 self.strategy.settle()
             if self.session.spec.evaluate:
                 self.evaluate(epoch + 1)
             self.check("end" if epoch + 1 == self.plan.epochs else "epoch", epoch + 1)
-            self.record_epoch(epoch, before, time.perf_counter() - began)
+            self.record_epoch(epoch, before, self.samples - samples_before, time.perf_counter() - began)
             self.session.writer.sync()
+            # After its records are safe: an attempt that goes on from here repeats nothing of this epoch.
+            last = epoch + 1 == self.plan.epochs
+            if not last and keep_if_due(self, epoch + 1, time.monotonic() - kept):
+                kept = time.monotonic()
 
-    def train(self, epoch: int, window: Window, batches: Iterator[list[Batch]]) -> None:
-        """Do the steps of a window between two barriers, record them, and stop if any rank was told to."""
+    def train_epoch(self, epoch: int, batches: Iterator[list[Batch]]) -> None:
+        """Do the steps of an epoch; all ranks stop after it or inside it if any was told to."""
+        stop = False
+        for window in self.plan.windows(epoch):
+            stop = self.train(epoch, window, batches)
+            if stop:
+                break
+        tell_servers(self.world, Command(kind=Kind.REST, epoch=epoch + 1))
+        if any_rank(self.world, stop):
+            raise StopRequestedError(
+                self.session.stop_signal.name if self.session.stop_signal else "on a peer"
+            )
+
+    def train(self, epoch: int, window: Window, batches: Iterator[list[Batch]]) -> bool:
+        """Do the steps of a window and record them; return whether this rank has to stop.
+
+        Ranks that keep step begin and end a window together. Others wait for nobody: what such a run achieves
+        stands in the record of its servers (MEASURING rule 3).
+        """
+        together = self.strategy.lockstep
         skipped_before = self.arithmetic.skipped_updates
         seen: list[Sums | None] = []
-        barrier(self.world)
+        if together:
+            barrier(self.world)
+        kind = Kind.WINDOW if window.counted else Kind.WARM_UP
+        tell_servers(self.world, Command(kind=kind, epoch=epoch + 1, first_step=window.steps.start))
         with self.session.part("train"):
             self.clock.begin()
             for step in window.steps:
                 self.clock.enter("data_wait")
                 micro_batches = next(batches)
                 self.clock.enter("forward_backward")
+                lr = learning_rate(self.session.spec, self.plan, step)
+                self.strategy.begin_step(lr)
                 seen.append(self.strategy.forward_backward(micro_batches))
                 self.clock.enter("exchange")
                 self.strategy.exchange()
                 self.clock.enter("update")
-                self.strategy.update(learning_rate(self.session.spec, self.plan, step))
+                self.strategy.update(lr)
             self.clock.enter("other")
-            stop = any_rank(self.world, self.session.stop_signal is not None)
+            stop = self.session.stop_signal is not None
+            stop = any_rank(self.world, stop) if together else stop
             times = self.clock.end()
         skipped = self.arithmetic.skipped_updates - skipped_before
         self.record_window(epoch, window, times, [sums for sums in seen if sums is not None], skipped)
-        if stop:
-            raise StopRequestedError(
-                self.session.stop_signal.name if self.session.stop_signal else "on a peer"
-            )
+        return stop
 
     def evaluate(self, epoch: int) -> None:
         """See every sample of the validation set once, over all shards together."""
@@ -102,7 +153,7 @@ class Training:
         with self.session.part("check"):
             began = time.perf_counter()
             weights = self.strategy.weights()
-            trained = [name for name, _ in self.strategy.model.named_parameters()]
+            trained = self.trained.names
             buffers = [name for name in weights if name not in set(trained)]
             event = Check(
                 when=when,
@@ -121,16 +172,19 @@ class Training:
         Where several ranks share a shard, the one that sees the loss counts its samples.
         """
         peak = device_peak_bytes(self.world.device)
+        figures = self.strategy.figures()
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak)
         losses = torch.stack([sums.loss_sum for sums in seen]).tolist() if seen else []
         right = torch.stack([sums.correct for sums in seen]).tolist() if seen else []
+        samples = sum(sums.samples for sums in seen)
+        self.samples += samples
         self.session.record(
             Steps(
                 epoch=epoch + 1,
                 first_step=window.steps.start,
                 steps=len(window.steps),
                 counted=window.counted,
-                samples=sum(sums.samples for sums in seen),
+                samples=samples,
                 wall_s=times.wall_s,
                 data_wait_s=times.phase_s["data_wait"],
                 forward_backward_s=times.phase_s["forward_backward"],
@@ -145,11 +199,13 @@ class Training:
                 skipped_updates=skipped,
                 lr=learning_rate(self.session.spec, self.plan, window.steps[-1]),
                 peak_memory_bytes=peak,
+                push_s=figures.get("push_s"),
+                pull_s=figures.get("pull_s"),
             )
         )
         self.session.writer.flush()
 
-    def record_epoch(self, epoch: int, before: dict[str, float], wall_s: float) -> None:
+    def record_epoch(self, epoch: int, before: dict[str, float], samples: int, wall_s: float) -> None:
         """Record where the time of an epoch went; `before` is what had gone by when it began."""
         spent = {name: seconds - before.get(name, 0.0) for name, seconds in self.session.seconds.items()}
         named = {part: spent.get(part, 0.0) for part in ("train", "evaluation", "check", "checkpoint")}
@@ -158,7 +214,7 @@ class Training:
             Epoch(
                 epoch=epoch + 1,
                 steps=steps,
-                samples=steps * self.session.spec.batch_size,
+                samples=samples,
                 train_s=named["train"],
                 evaluation_s=named["evaluation"],
                 check_s=named["check"],
@@ -166,6 +222,7 @@ class Training:
                 other_s=wall_s - sum(named.values()),
                 wall_s=wall_s,
                 peak_memory_bytes=self.peak_memory_bytes,
+                replaced_samples=self.loader.dataset.take_replaced(),
             )
         )
 

@@ -33,13 +33,14 @@ class LossScaler:
     def unscale(self, optimizer: Optimizer, group: dist.ProcessGroup | None) -> bool:
         """Divide the gradients by the scale; return whether they are finite on all ranks of the group."""
         gradients = [
-            p.grad
+            local_part(p.grad)
             for param_group in optimizer.param_groups
             for p in param_group["params"]
             if p.grad is not None
         ]
         torch._foreach_mul_(gradients, 1.0 / self.scale)
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm(gradients)])
+        device = gradients[0].device  # they may lie on several
+        norms = torch.stack([norm.to(device, torch.float32) for norm in torch._foreach_norm(gradients)])
         bad = (~norms.isfinite().all()).float()
         if group is not None:
             dist.all_reduce(bad, dist.ReduceOp.MAX, group=group)
@@ -55,6 +56,13 @@ class LossScaler:
             self.good_steps = 0
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """Return what this rank has of a tensor: all of it, or its shard of a DTensor (same memory)."""
+    # Not isinstance: importing DTensor takes half a second that runs without shards need not spend.
+    to_local = getattr(tensor, "to_local", None)
+    return tensor if to_local is None else to_local()
+
+
 class Arithmetic:
     """The precision of a run; `skipped_updates` counts the steps whose gradients were not finite."""
 
@@ -68,15 +76,26 @@ class Arithmetic:
         torch.backends.cuda.matmul.allow_tf32 = allow_tf32
         torch.backends.cudnn.allow_tf32 = allow_tf32
 
+    def state(self) -> dict[str, float]:
+        """Return what has to be kept to go on later."""
+        scaler = {"scale": self._scaler.scale, "good_steps": self._scaler.good_steps} if self._scaler else {}
+        return {"skipped_updates": self.skipped_updates, **scaler}
+
+    def load_state(self, state: dict[str, float]) -> None:
+        """Go on from what `state` returned."""
+        self.skipped_updates = int(state["skipped_updates"])
+        if self._scaler:
+            self._scaler.scale, self._scaler.good_steps = state["scale"], int(state["good_steps"])
+
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context for forward and loss."""
         if self._autocast_dtype is None:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=self._autocast_dtype)
 
-    def backward(self, loss: Tensor) -> None:
-        """Back-propagate, scaled where the precision asks for it."""
-        (loss if self._scaler is None else loss * self._scaler.scale).backward()
+    def scaled(self, loss: Tensor) -> Tensor:
+        """Return what to back-propagate from: the loss, scaled where the precision asks for it."""
+        return loss if self._scaler is None else loss * self._scaler.scale
 
     def step(self, optimizer: Optimizer, group: dist.ProcessGroup | None) -> None:
         """Update, unless a gradient of any rank in the group is not finite: then all of them skip."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
+from hpcbench.config.placement import Placement
 from hpcbench.config.spec import Optimizer as OptimizerSpec
 from hpcbench.config.spec import RunSpec
 from hpcbench.measure.clock import clock_for
@@ -14,59 +17,103 @@ from hpcbench.measure.environment import describe_environment
 from hpcbench.measure.memory import resident_peak_bytes
 from hpcbench.records.events import RunFinished, RunStarted
 from hpcbench.strategies import STRATEGIES
-from hpcbench.strategies.base import Strategy, World
+from hpcbench.strategies.base import Batch, Strategy, World
+from hpcbench.training import serving
 from hpcbench.training.data import DATASETS
 from hpcbench.training.data.base import Dataset, Loader
-from hpcbench.training.loop import Training
+from hpcbench.training.data.imagedata import Context
+from hpcbench.training.loop import Trained, Training
 from hpcbench.training.models import MODELS
 from hpcbench.training.plan import Plan
 from hpcbench.training.precision import Arithmetic
-from hpcbench.training.session import Session
-from hpcbench.training.world import barrier, join, leave
+from hpcbench.training.resume import resume
+from hpcbench.training.session import Session, StopRequestedError
+from hpcbench.training.world import barrier, dismiss_servers, join, leave
+
+EXAMPLE_SAMPLES = 8
 
 
 def run(session: Session) -> None:
     """Train this rank's part of the run."""
     spec = session.spec
     world = join(spec, session.placement)
+    if world.rank >= world.training_ranks:
+        serve(session, world)
+        leave(world)
+        return
     training = assemble(session, world)
     session.record(_run_started(training))
+    done = resume(training)
+    training.plan = training.plan.going_on(done)
     session.writer.flush()
     barrier(world)
+    training.loader.dataset.everyone_is_ready()
     session.seconds["startup"] = session.age_s()
-    training.run()
+    try:
+        training.run(done)
+    except StopRequestedError:
+        dismiss_servers(world, interrupted=True)
+        raise
     if spec.save_weights:
         save_weights(training)
+    training.loader.dataset.close()
     session.record(_run_finished(training))
     session.writer.sync()
+    dismiss_servers(world, interrupted=False)
     leave(world)
+
+
+def serve(session: Session, world: World) -> None:
+    """Do this server's part of the run."""
+    spec = session.spec
+    strategy = make_strategy(spec, world, Arithmetic(spec.precision, world.device))
+    environment = {**describe_environment(), **describe_torch(world.device)}
+    serving.run(session, world, strategy, partial(build_optimizer, spec.optimizer), environment)
 
 
 def assemble(session: Session, world: World) -> Training:
     """Build what a training rank works with, up to the first step."""
     spec = session.spec
     arithmetic = Arithmetic(spec.precision, world.device)
-    dataset = load_dataset(spec, world.device, arithmetic.dtype)
+    dataset = load_dataset(spec, world.device, arithmetic.dtype, session.placement)
     model = build_model(spec, dataset, world.device, arithmetic.dtype)
-    entry = STRATEGIES[spec.strategy]
-    strategy: Strategy = entry.load()(world, arithmetic, entry.options(**spec.strategy_options))
-    strategy.prepare(model, lambda parameters: build_optimizer(spec.optimizer, parameters))
+    strategy = make_strategy(spec, world, arithmetic)
+    trained = Trained.of(model)
+    strategy.rehearse(model, example_of(dataset, spec))
+    if spec.compile:
+        model.compile()  # in place: the names of the weights stay those of a single device
+    strategy.prepare(model, partial(build_optimizer, spec.optimizer))
     loader = Loader(dataset, strategy.seat(), spec.batch_size, spec.accumulation, spec.seed)
     plan = Plan.of(spec, dataset.train_samples)
-    return Training(session, world, strategy, arithmetic, loader, plan, clock_for(world.device))
+    return Training(session, world, strategy, arithmetic, loader, plan, clock_for(world.device), trained)
 
 
-def load_dataset(spec: RunSpec, device: torch.device, dtype: torch.dtype) -> Dataset:
-    """Return the run's data set on a device."""
+def make_strategy(spec: RunSpec, world: World, arithmetic: Arithmetic) -> Strategy:
+    """Return this rank's part of the run's strategy."""
+    entry = STRATEGIES[spec.strategy]
+    strategy: Strategy = entry.load()(world, arithmetic, entry.options(**spec.strategy_options))
+    strategy.label_smoothing = spec.label_smoothing
+    return strategy
+
+
+def load_dataset(spec: RunSpec, device: torch.device, dtype: torch.dtype, placement: Placement) -> Dataset:
+    """Return the run's data set for a rank."""
     entry = DATASETS[spec.dataset]
     dataset: Dataset = entry.load()(
         device=device,
         dtype=dtype,
         global_batch=spec.global_batch,
         seed=spec.seed,
+        channels_last=spec.channels_last,
         options=entry.options(**spec.dataset_options),
+        context=Context(spec=spec, placement=placement, device=device, dtype=dtype),
     )
     return dataset
+
+
+def example_of(dataset: Dataset, spec: RunSpec) -> Batch:
+    """Return a small batch such as the run trains on."""
+    return dataset.train_batch(torch.arange(min(EXAMPLE_SAMPLES, spec.batch_size)), epoch=0)
 
 
 def build_model(spec: RunSpec, dataset: Dataset, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -75,13 +122,26 @@ def build_model(spec: RunSpec, dataset: Dataset, device: torch.device, dtype: to
     model: nn.Module = MODELS[spec.model].load()(
         channels=dataset.channels, classes=dataset.classes, stem=spec.stem
     )
-    return model.to(device, dtype)
+    layout = torch.channels_last if spec.channels_last else torch.preserve_format
+    return model.to(device, dtype, memory_format=layout)  # type: ignore[call-overload, no-any-return]
 
 
 def build_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the run's optimizer over some parameters."""
+    """Return the run's optimizer over some parameters.
+
+    Biases and the parameters of normalisation layers are those of at most one dimension.
+    """
+    groups: Any = parameters
+    if not spec.weight_decay_on_norm:
+        every = list(parameters)
+        spared = {"params": [each for each in every if each.ndim <= 1], "weight_decay": 0.0}
+        groups = [
+            group
+            for group in ({"params": [each for each in every if each.ndim > 1]}, spared)
+            if group["params"]
+        ]
     return torch.optim.SGD(
-        parameters,
+        groups,
         lr=spec.lr,
         momentum=spec.momentum,
         weight_decay=spec.weight_decay,
@@ -101,19 +161,19 @@ def save_weights(training: Training) -> None:
 
 def _run_started(training: Training) -> RunStarted:
     session, plan = training.session, training.plan
-    parameters = list(training.strategy.model.parameters())
     return RunStarted(
         spec=session.spec.to_json(),
         declared=session.declared,
         environment={**describe_environment(), **describe_torch(training.world.device)},
         processes=session.placement.processes,
         process_start_ns=session.placement.process_start_ns,
-        parameters=sum(p.numel() for p in parameters),
-        parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        parameters=training.trained.numbers,
+        parameter_bytes=training.trained.size_bytes,
         steps_per_epoch=plan.steps_per_epoch,
         total_steps=plan.total_steps,
         train_samples=training.loader.dataset.train_samples,
         evaluation_samples=training.loader.dataset.evaluation_samples,
+        emulated=training.strategy.emulated,
         warnings=session.placement.warnings,
     )
 
@@ -134,7 +194,8 @@ def describe_torch(device: torch.device) -> dict[str, object]:
 
 def _run_finished(training: Training) -> RunFinished:
     session = training.session
-    named = {part: session.seconds.get(part, 0.0) for part in ("startup", "train", "evaluation", "check")}
+    parts = ("startup", "train", "evaluation", "check", "checkpoint")
+    named = {part: session.seconds.get(part, 0.0) for part in parts}
     wall_s = session.age_s()
     return RunFinished(
         wall_s=wall_s,
@@ -142,10 +203,10 @@ def _run_finished(training: Training) -> RunFinished:
         train_s=named["train"],
         evaluation_s=named["evaluation"],
         check_s=named["check"],
-        checkpoint_s=0.0,
+        checkpoint_s=named["checkpoint"],
         other_s=wall_s - sum(named.values()),
         steps=training.plan.total_steps,
-        samples=training.plan.total_steps * session.spec.batch_size,
+        samples=training.samples,
         peak_memory_bytes=max(training.peak_memory_bytes, resident_peak_bytes())
         if training.world.device.type == "cpu"
         else training.peak_memory_bytes,

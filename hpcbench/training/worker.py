@@ -6,18 +6,22 @@ Exit status: 0 finished; 1 failed, and the record says why; 128 + the signal's n
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from hpcbench.config.placement import Placement
+from hpcbench.errors import InputError
 from hpcbench.records.events import Interrupted, RunFailed
 from hpcbench.records.layout import RunFolder
 from hpcbench.records.writer import EventWriter
 from hpcbench.strategies import STRATEGIES
+from hpcbench.training.data import DATASETS
+from hpcbench.training.data.check import find_problem
+from hpcbench.training.limits import out_of_memory
 from hpcbench.training.session import Session, StopRequestedError, read_spec
-
-OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError")
 
 
 def main() -> int:
@@ -42,8 +46,7 @@ def _guarded(session: Session) -> int:
         _train(session)
     except StopRequestedError as request:
         session.record(Interrupted(reason="told to stop", signal=str(request)))
-        assert session.stop_signal is not None
-        return 128 + session.stop_signal.value
+        return 128 + (session.stop_signal or signal.SIGTERM).value  # a peer may have heard it alone
     except Exception as error:  # noqa: BLE001  whatever ends a rank has to stand in its record
         traceback.print_exc()
         session.record(_failure(session, error))
@@ -57,18 +60,36 @@ def _train(session: Session) -> None:
 
         pretend.run(session)
     else:
+        check_data_early(session)
         from hpcbench.training import train
 
         train.run(session)
 
 
+def check_data_early(session: Session) -> None:
+    """Raise InputError for missing data before torch is imported, which takes seconds: once per node.
+
+    Data of `--smoke` are generated here, whatever real data there may be.
+    """
+    if session.spec.smoke and DATASETS[session.spec.dataset].needs_files:
+        from hpcbench.training.data.smoke import smoke_folder
+
+        folder = smoke_folder(session.spec, session.folder)
+        session.placement = replace(session.placement, data=str(folder))
+    elif session.placement.local_rank == 0:
+        problem = find_problem(session.spec.dataset, session.placement.data, session.spec.dataset_options)
+        if problem:
+            raise InputError(problem)
+
+
 def _failure(session: Session, error: Exception) -> RunFailed:
-    name = type(error).__name__
+    memory = out_of_memory(error)
     return RunFailed(
-        reason=f"{name}: {error}".splitlines()[0],
+        reason=f"{type(error).__name__}: {error}".splitlines()[0],
         phase=session.phase,
         exception="".join(traceback.format_exception(error))[-8000:],
-        limit="memory" if name in OUT_OF_MEMORY else None,
+        limit="memory" if memory else None,
+        asked_bytes=memory.asked_bytes if memory else None,
         failed_rank=session.placement.rank,
     )
 

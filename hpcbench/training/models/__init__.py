@@ -5,11 +5,14 @@ from __future__ import annotations
 from hpcbench.config.catalog import ModelEntry
 
 MODELS: dict[str, ModelEntry] = {
-    "smallconv": ModelEntry(target="hpcbench.training.models.smallconv:SmallConv"),
+    "smallconv": ModelEntry(target="hpcbench.training.models.smallconv:SmallConv", blocks=4),
     **{
         name: ModelEntry(
-            target=f"hpcbench.training.models.resnet:{name}", stems=("imagenet", "cifar"), input_channels=3
+            target=f"hpcbench.training.models.resnet:{name}",
+            blocks=blocks,
+            stems=("imagenet", "cifar"),
+            input_channels=3,
         )
-        for name in ("resnet18", "resnet34", "resnet50")
+        for name, blocks in (("resnet18", 10), ("resnet34", 18), ("resnet50", 18))
     },
 }

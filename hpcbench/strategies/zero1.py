@@ -1,0 +1,47 @@
+"""ZeRO stage 1 (Rajbhandari et al. 2020): DDP, but each rank updates its own part of the parameters only.
+
+So the optimizer's state (for SGD, its momentum) exists once over all ranks. After its update each rank sends
+the parameters that it has changed to all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+from torch.distributed.optim import ZeroRedundancyOptimizer
+from torch.optim import Optimizer
+
+from hpcbench.strategies.base import MakeOptimizer
+from hpcbench.strategies.ddp import Ddp
+
+
+class Zero1(Ddp):
+    """DDP with torch's ZeroRedundancyOptimizer."""
+
+    optimizer: ZeroRedundancyOptimizer
+
+    def prepare(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
+        """Give each rank an optimizer for its part, chosen by torch to be about equal in bytes."""
+
+        def make(parameters: Iterable[nn.Parameter]) -> Optimizer:
+            whole = make_optimizer(parameters)  # never used: each rank makes its part of it
+            return ZeroRedundancyOptimizer(
+                whole.param_groups,
+                optimizer_class=type(whole),
+                process_group=self.world.trainers,
+                parameters_as_bucket_view=self.options.parameters_as_bucket_view,
+                **whole.defaults,
+            )
+
+        super().prepare(model, make)
+
+    def state(self) -> dict[str, Any]:
+        """Return the model, and this rank's part of the optimizer's state."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.optim.state_dict()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take back what `state` returned."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.optim.load_state_dict(state["optimizer"])
