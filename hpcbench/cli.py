@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_status(verbs)
     _add_collect(verbs)
     _add_audit(verbs)
+    _add_compare(verbs)
     _add_cancel(verbs)
     _add_retry(verbs)
     _add_clean(verbs)
@@ -100,16 +101,17 @@ def _add_waiting(add: Add) -> None:
         "--wait",
         dest="detach",
         action="store_false",
-        default=False,
-        help="wait, and show the ranking at the end (the default)",
+        default=None,
+        help="wait, and show the ranking at the end (the default on this machine)",
     )
-    add("--detach", action="store_true", default=False, help="submit and leave")
+    add("--detach", action="store_true", default=None, help="submit and leave (the default with Slurm)")
 
 
 def _add_submit(verbs: Verbs) -> None:
     add = _verb(verbs, "submit", _submit, "do the runs of a sweep that are not done, and rank them")
     add("files", nargs="+", metavar="SWEEP.yaml", type=Path, help="sweep files; several are one sweep")
-    add("--executor", choices=("auto", "slurm", "local"), default="auto", help="where jobs go (auto)")
+    add("--executor", choices=("auto", "slurm", "local"), help="where jobs go (auto)")
+    add("--profile", metavar="NAME|FILE", help="what the cluster wants of jobs: partition, account, ...")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="where results go (results)")
     add("--data", metavar="DIR", help="where the data sets are; else $HPCBENCH_DATA, else as the sweep says")
     add("--only", action="append", default=[], metavar="GLOB", help="only runs with such names; repeatable")
@@ -121,7 +123,27 @@ def _add_submit(verbs: Verbs) -> None:
     _add_waiting(add)
     add("--force", action="store_true", help="set aside results of other runs with the same names")
     add("--yes", action="store_true", help="ask nothing")
+    _add_packing(add)
     add("--max-gpu-hours", type=float, metavar="N", help="refuse if the time limits allow more than this")
+
+
+def _add_packing(add: Add) -> None:
+    add(
+        "--pack",
+        type=_pack,
+        metavar="true|false|N",
+        help="Slurm: one allocation for all runs on like nodes (true), one a run (false), or N of them",
+    )
+    add("--max-parallel", type=int, metavar="N", help="Slurm, --pack false: at most N runs at a time")
+    add("--collect", action="store_true", help="Slurm: a last job collects when the others are over")
+
+
+def _pack(text: str) -> bool | int:
+    if text in ("true", "false"):
+        return text == "true"
+    if not text.isdigit() or text == "0":
+        raise argparse.ArgumentTypeError(f"found {text!r}; allowed: true, false, a number of allocations")
+    return int(text)
 
 
 def _submit(given: argparse.Namespace) -> int:
@@ -145,6 +167,10 @@ def _submit(given: argparse.Namespace) -> int:
         force=given.force,
         yes=given.yes,
         max_gpu_hours=given.max_gpu_hours,
+        profile=given.profile,
+        pack=given.pack,
+        max_parallel=given.max_parallel,
+        collect=given.collect,
     )
     return submit(request, CATALOG, _rank)
 
@@ -199,14 +225,65 @@ def _add_collect(verbs: Verbs) -> None:
         help="what decides (throughput_samples_s)",
     )
     add("--lang", choices=("en", "zh"), default="en", help="language of the report (en)")
+    add(
+        "--target-acc",
+        type=_not_negative,
+        metavar="PCT",
+        help="time to this accuracy (99 %% of a class's best)",
+    )
+    add(
+        "--cost-per-gpu-hour",
+        type=_not_negative,
+        metavar="N",
+        help="what a device costs an hour: cost per epoch",
+    )
+    add("--no-pictures", action="store_true", help="tables and page only: seconds rather than minutes")
 
 
 def _collect(given: argparse.Namespace) -> int:
     from hpcbench.report.collect import collect
 
-    collected = collect(given.results, rank_by=given.rank_by, lang=given.lang)
+    collected = collect(
+        given.results, rank_by=given.rank_by, lang=given.lang, target_pct=given.target_acc,
+        cost_per_device_hour=given.cost_per_gpu_hour, pictures=not given.no_pictures,
+    )  # fmt: skip
     _show(collected)
     return 1 if collected.failed else 0
+
+
+def _add_compare(verbs: Verbs) -> None:
+    add = _verb(verbs, "compare", _compare, "what has changed between two results of the same runs")
+    add("old", type=Path, metavar="OLD", help="the results to compare with")
+    add("new", type=Path, metavar="NEW", help="the results that are compared; exit status 1 if any got worse")
+    add(
+        "--tolerance", type=_not_negative, default=2.0, metavar="PCT",
+        help="a change up to this is none: per cent, for accuracies points (2)",
+    )  # fmt: skip
+    form = add.__self__.add_mutually_exclusive_group()  # type: ignore[attr-defined]
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--markdown", action="store_true", help="as Markdown")
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("a number from 0 on")
+    return value
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from hpcbench.analysis.compare import compare
+    from hpcbench.cluster.show import console
+    from hpcbench.report.compare import comparison_json, comparison_markdown, print_comparison
+
+    compared = compare(given.old, given.new, tolerance_pct=given.tolerance)
+    if given.json:
+        print(comparison_json(compared))
+    elif given.markdown:
+        print(comparison_markdown(compared), end="")
+    else:
+        print_comparison(compared, console())
+    return 1 if compared.regressions else 0
 
 
 def _add_audit(verbs: Verbs) -> None:
@@ -300,6 +377,8 @@ def _add_retry(verbs: Verbs) -> None:
     _add_results(add)
     add("--failed", action="store_true", help="only runs that failed")
     add("--lost", action="store_true", help="only runs whose job died without a word")
+    add("--exclude-failed-nodes", action="store_true", help="Slurm: not on nodes on which these runs died")
+    add("--more", type=float, metavar="X", help="X times the time or memory, where that was too little")
     _add_share(add)
     _add_waiting(add)
 
@@ -316,6 +395,8 @@ def _retry(given: argparse.Namespace) -> int:
         lost=given.lost,
         shared=given.share,
         detach=given.detach,
+        exclude_failed_nodes=given.exclude_failed_nodes,
+        more=given.more,
     )
 
 

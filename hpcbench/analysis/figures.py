@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,9 @@ class Figures:
     counted_samples: int
     counted_steps: int
     counted_wall_s: float
+    push_s: float | None  # parameter server: inside the exchange
+    pull_s: float | None
+    staleness: dict[int, int] | None  # updates by others since the pull -> how many gradients were so old
     phase_s: dict[str, float]
 
 
@@ -42,7 +46,7 @@ def figures(history: History, spec: RunSpec) -> Figures:
     counted = [window for window in history.windows if window.counted]
     phase_s = _phases(counted)
     wall_s = math.fsum(window.wall_s for window in counted)
-    throughput = throughput_samples_s(counted)
+    throughput = applied_samples_s(history) if is_asynchronous(spec) else throughput_samples_s(counted)
     accuracies = [a for a in map(accuracy_pct, history.evaluations.values()) if a is not None]
     ends = [finished.wall_s for finished in history.finished]
     return Figures(
@@ -59,6 +63,9 @@ def figures(history: History, spec: RunSpec) -> Figures:
         counted_samples=sum(window.samples for window in counted),
         counted_steps=sum(window.steps for window in counted),
         counted_wall_s=wall_s,
+        push_s=_part_s(counted, "push_s"),
+        pull_s=_part_s(counted, "pull_s"),
+        staleness=_staleness(history),
         phase_s=phase_s,
     )
 
@@ -73,6 +80,18 @@ def throughput_samples_s(windows: Sequence[Window]) -> float | None:
     """Return samples of all ranks over the time of the slowest (MEASURING rules 1 and 2); None if empty."""
     wall_s = math.fsum(window.wall_s for window in windows)
     return sum(window.samples for window in windows) / wall_s if wall_s > 0 else None
+
+
+def is_asynchronous(spec: RunSpec) -> bool:
+    """Say whether a server applies gradients as they come: then its clock is the clock (MEASURING rule 3)."""
+    return spec.strategy == "ps" and spec.strategy_options.get("mode", "sync") != "sync"
+
+
+def applied_samples_s(history: History, epoch: int | None = None) -> float | None:
+    """Return samples behind the applied updates over the server's wall time, without dropped ones."""
+    told = [each for each in history.updates if each.counted and epoch in (None, each.epoch)]
+    wall_s = math.fsum(each.wall_s for each in told)
+    return sum(each.samples for each in told) / wall_s if wall_s > 0 else None
 
 
 def accuracy_pct(evaluations: Sequence[Evaluation]) -> float | None:
@@ -141,6 +160,18 @@ def _phases(windows: Sequence[Window]) -> dict[str, float]:
         )
         for name in PHASES
     }
+
+
+def _part_s(windows: Sequence[Window], name: str) -> float | None:
+    """Return the seconds of a part of the exchange, mean over ranks; None where nobody measured it."""
+    told = [(getattr(part, name), len(window.parts)) for window in windows for part in window.parts]
+    known = [seconds / ranks for seconds, ranks in told if seconds is not None]
+    return math.fsum(known) if known else None
+
+
+def _staleness(history: History) -> dict[int, int] | None:
+    counts = Counter(value for each in history.updates for value in each.staleness)
+    return dict(sorted(counts.items())) or None
 
 
 def _share_pct(phase_s: dict[str, float], phase: str) -> float | None:

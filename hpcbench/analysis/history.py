@@ -93,7 +93,7 @@ class History:
     epochs: Mapping[int, tuple[Epoch, ...]] = field(default_factory=dict)
     checks: Mapping[int, tuple[Check, ...]] = field(default_factory=dict)  # epoch 0: before the first step
     finished: tuple[RunFinished, ...] = ()
-    updates: tuple[Updates, ...] = ()  # what servers have applied
+    updates: tuple[Updates, ...] = ()  # of one parameter server: each applies every update to its own part
     earlier_s: float = 0.0  # spent in earlier attempts whose steps count
     torn: int = 0
     problems: tuple[str, ...] = ()
@@ -160,7 +160,7 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
         epochs=_newest_by_epoch(attempts, Epoch, spec.ranks),
         checks=_newest_by_epoch(attempts, Check, spec.ranks),
         finished=tuple(event for _, event in newest.each(RunFinished, training=True)),
-        updates=tuple(event for each in attempts for _, event in each.each(Updates)),
+        updates=_updates(attempts),
         earlier_s=sum(a.elapsed_s() for a in attempts[:-1] if a.number in useful),
         torn=torn,
         problems=(*problems, *_unclaimed(folder, claimed)),
@@ -249,6 +249,18 @@ def _windows(attempts: list[Attempt], ranks: int) -> tuple[tuple[Window, ...], i
         kept += whole
         horizon = min((step for step in (horizon, attempt.first_step()) if step is not None), default=None)
     return tuple(sorted(kept, key=lambda window: window.first_step)), dropped
+
+
+def _updates(attempts: list[Attempt]) -> tuple[Updates, ...]:
+    """Return what the first server of a run has applied, each epoch as its newest attempt saw it."""
+    found: list[Updates] = []
+    horizon: int | None = None  # first epoch of a newer attempt
+    for attempt in reversed(attempts):
+        told = attempt.each(Updates)
+        first = min((rank for rank, _ in told), default=None)
+        found += [e for rank, e in told if rank == first and (horizon is None or e.epoch < horizon)]
+        horizon = min((e for e in (horizon, attempt.first_epoch()) if e is not None), default=None)
+    return tuple(sorted(found, key=lambda event: event.first_step))
 
 
 def _newest_by_epoch(attempts: list[Attempt], kind: type[S], ranks: int) -> dict[int, tuple[S, ...]]:

@@ -57,12 +57,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Loaded:
-    """All that results folders hold, as frames, and what was wrong with them, in sentences."""
+    """All that results folders hold, as frames, and what was wrong with them, in sentences.
+
+    `keyed` are the runs themselves with the names that they have in the frames.
+    """
 
     runs: pd.DataFrame
     epochs: pd.DataFrame
     steps: pd.DataFrame
     problems: list[str]
+    keyed: list[tuple[str, Run]]
 
 
 def load(folders: Sequence[Path]) -> Loaded:
@@ -86,7 +90,7 @@ def load(folders: Sequence[Path]) -> Loaded:
                 {**_key(name, run), **row}
                 for name, run in keyed
                 if run.spec
-                for row in rows.epoch_rows(run.history)
+                for row in rows.epoch_rows(run.history, run.spec)
             ],
             rows.EPOCH_COLUMNS,
             ("experiment", "repeat", "epoch"),
@@ -97,6 +101,7 @@ def load(folders: Sequence[Path]) -> Loaded:
             ("experiment", "repeat", "step"),
         ),
         problems,
+        keyed,
     )
 
 
@@ -105,7 +110,8 @@ def _key(name: str, run: Run) -> rows.Row:
 
 
 def _run_row(name: str, run: Run, labels: dict[str, str]) -> rows.Row:
-    common = {**_key(name, run), "sweep": run.folder.path.name, "block": run.block}
+    at = run.folder.run(run.name, run.repeat).path
+    common = {**_key(name, run), "sweep": run.folder.path.name, "block": run.block, "folder": str(at)}
     return {**common, **rows.run_row(run.history, run.spec, labels)}
 
 

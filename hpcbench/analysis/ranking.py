@@ -4,22 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import pandas as pd
 
 from hpcbench.analysis.history import State
+from hpcbench.analysis.pairs import Measure, Pairs, compare_all
+from hpcbench.analysis.pairs import Pair as Pair  # others look for it here
 from hpcbench.analysis.rows import NUMBER, TEXT, WHOLE, Row
-from hpcbench.analysis.statistics import (
-    CONFIDENCE,
-    Difference,
-    estimate,
-    holm,
-    paired_difference,
-    rank_intervals,
-    repeats_needed,
-)
+from hpcbench.analysis.statistics import estimate, rank_spans
 from hpcbench.errors import input_error
 
 # DESIGN section 4: exactly these columns, in this order.
@@ -43,14 +36,6 @@ MEANS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A column that can rank; logarithms where strategies differ by factors rather than by points."""
-
-    higher_is_better: bool
-    logarithmic: bool
-
-
 MEASURES = {
     "throughput_samples_s": Measure(True, True),
     "throughput_per_device": Measure(True, True),
@@ -64,32 +49,9 @@ MEASURES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A comparison of two runs of a class. `p_holm` is None where no test was possible."""
-
-    first: str  # the better estimate
-    second: str
-    difference: Difference
-    p_holm: float | None
-    tests: int  # how many the correction was for
-
-    @property
-    def supported(self) -> bool:
-        """Whether the difference may be claimed."""
-        return self.p_holm is not None and self.p_holm < 1 - CONFIDENCE
-
-    def repeats_needed(self) -> int | None:
-        """Return about how many repeats would support the difference; None where that can't be said."""
-        mean, deviation = self.difference.mean, self.difference.deviation
-        if self.p_holm is None or mean is None or deviation is None:
-            return None
-        return repeats_needed(mean, deviation, self.tests)
-
-
 @dataclass(frozen=True)
 class Ranking:
-    """The ranked rows, and for each class its comparisons, best rows first."""
+    """The ranked rows, and for each class the comparisons that are told, best rows first."""
 
     frame: pd.DataFrame
     pairs: dict[str, list[Pair]]
@@ -165,56 +127,43 @@ def _limit(group: pd.DataFrame, *, finished: bool) -> str | None:
 def _rank_class(members: list[Row], runs: pd.DataFrame, rank_by: str) -> tuple[list[Row], list[Pair]]:
     measure = MEASURES[rank_by]
     sign = -1.0 if measure.higher_is_better else 1.0
-    ranked = [row for row in members if row["rankable"] and row[rank_by] is not None]
+    ranked = [row for row in members if row["rankable"] and row.get(rank_by) is not None]
     ranked.sort(key=lambda row: (sign * row[rank_by], row["experiment"]))
     others = [row for row in members if row not in ranked]
     names = [row["experiment"] for row in ranked]
-    pairs = _compare(names, _by_block(runs, names, rank_by), measure)
-    intervals = rank_intervals(names, {(pair.first, pair.second) for pair in pairs if pair.supported})
-    rows = [
-        {**row, "rank": intervals[row["experiment"]][0], "rank_high": intervals[row["experiment"]][1]}
-        for row in ranked
-    ]
-    return rows + others, pairs
+    pairs = compare_all(names, by_block(runs, names, rank_by), measure)
+    spans = rank_spans(pairs.beaten_by(), pairs.beats())
+    rows = [{**row, "rank": low, "rank_high": high} for row, (low, high) in zip(ranked, spans, strict=True)]
+    return rows + others, told_pairs(pairs, baseline(ranked))
 
 
-def _by_block(runs: pd.DataFrame, names: Sequence[str], column: str) -> dict[str, dict[str, float]]:
+def baseline(rows: Sequence[Row]) -> int | None:
+    """Return the place of what others are held against: the fewest devices, `single_gpu` first."""
+    return min(
+        range(len(rows)),
+        key=lambda place: (rows[place]["devices"] or 0, rows[place]["strategy"] != "single_gpu", place),
+        default=None,
+    )
+
+
+def told_pairs(pairs: Pairs, base: int | None) -> list[Pair]:
+    """Return the comparisons that a report tells: each row with the one above it, and with the baseline."""
+    count = len(pairs.names)
+    neighbours = [(i, i + 1) for i in range(count - 1)]
+    against = (
+        [] if base is None else [(min(i, base), max(i, base)) for i in range(count) if abs(i - base) > 1]
+    )
+    return [pairs.pair(i, j) for i, j in (*neighbours, *against)]
+
+
+def by_block(runs: pd.DataFrame, names: Sequence[str], column: str) -> dict[str, dict[str, float]]:
     """Return the values of a column by run name and block, of finished repeats."""
     usable = runs[(runs["state"] == State.FINISHED.value) & runs[column].notna()]
-    return {
-        name: {
-            str(block): float(value)
-            for block, value in usable.loc[usable["experiment"] == name, ["block", column]].itertuples(
-                index=False
-            )
-        }
-        for name in names
-    }
-
-
-def _compare(names: Sequence[str], values: dict[str, dict[str, float]], measure: Measure) -> list[Pair]:
-    """Test every pair of a class; the correction is for the tests that could be made."""
-    sign = 1.0 if measure.higher_is_better else -1.0
-    found = []
-    for first, second in combinations(names, 2):
-        logarithmic = measure.logarithmic and all(
-            v > 0 for name in (first, second) for v in values[name].values()
-        )
-        found.append(
-            (first, second, paired_difference(values[first], values[second], logarithmic=logarithmic))
-        )
-    tested = [difference.p for _, _, difference in found if difference.p is not None]
-    corrected = iter(holm(tested))
-    pairs = []
-    for first, second, difference in found:
-        p_holm = next(corrected) if difference.p is not None else None
-        # The mean over shared blocks can contradict the estimates that gave the order: no claim then.
-        contradicts = difference.mean is not None and sign * difference.mean < 0
-        p_holm = 1.0 if p_holm is not None and contradicts else p_holm
-        pairs.append(
-            Pair(first=first, second=second, difference=difference, p_holm=p_holm, tests=len(tested))
-        )
-    return pairs
+    found: dict[str, dict[str, float]] = {name: {} for name in names}
+    for name, block, value in usable[["experiment", "block", column]].itertuples(index=False):
+        if name in found:
+            found[name][str(block)] = float(value)
+    return found
 
 
 def _values(column: pd.Series[Any]) -> list[Any]:

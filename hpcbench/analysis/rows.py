@@ -11,10 +11,12 @@ import pandas as pd
 from hpcbench.analysis.figures import (
     PHASES,
     accuracy_pct,
+    applied_samples_s,
     devices,
     epoch_time_s,
     evaluation_loss,
     figures,
+    is_asynchronous,
     peak_mb,
     step_losses,
     throughput_samples_s,
@@ -39,12 +41,17 @@ FIGURE_COLUMNS = {
     "throughput_samples_s": NUMBER, "throughput_per_device": NUMBER, "best_acc_pct": NUMBER,
     "final_acc_pct": NUMBER, "epoch_time_s": NUMBER, "total_time_s": NUMBER, "peak_mem_mb": NUMBER,
     "data_wait_pct": NUMBER, "exposed_comm_pct": NUMBER, "steps_per_epoch": WHOLE, "counted_samples": WHOLE,
-    "counted_steps": WHOLE, "counted_wall_s": NUMBER, **{f"{phase}_s": NUMBER for phase in PHASES},
+    "counted_steps": WHOLE, "counted_wall_s": NUMBER, "push_s": NUMBER, "pull_s": NUMBER,
+    "staleness": TEXT, **{f"{phase}_s": NUMBER for phase in PHASES},
 }  # fmt: skip
 
+# What the time of the slowest rank's process went into, from its start to its end.
+LIFE = ("startup", "train", "evaluation", "check", "checkpoint", "other")
+
 RUN_COLUMNS = {
-    **KEY_COLUMNS, "sweep": TEXT, "block": TEXT, "state": TEXT, "reason": TEXT, "limit": TEXT,
+    **KEY_COLUMNS, "sweep": TEXT, "block": TEXT, "folder": TEXT, "state": TEXT, "reason": TEXT, "limit": TEXT,
     "attempts": WHOLE, "torn_lines": WHOLE, "emulated": FLAG, **SPEC_COLUMNS, **FIGURE_COLUMNS,
+    **{f"life_{part}_s": NUMBER for part in LIFE}, "environment": TEXT,
 }  # fmt: skip
 
 EPOCH_COLUMNS = {
@@ -74,12 +81,27 @@ def run_row(history: History, spec: RunSpec | None, labels: Mapping[str, str]) -
         "attempts": len(history.attempts),
         "torn_lines": history.torn,
         "emulated": history.started.emulated if history.started else None,
+        "environment": _environment(history),
+        **_life(history),
     }
     if spec is None:
         return told
     derived = figures(history, spec)
     phases = {f"{phase}_s": seconds for phase, seconds in derived.phase_s.items()}
-    return {**told, **_spec_row(spec, labels), **vars(derived), **phases}
+    staleness = json.dumps(derived.staleness) if derived.staleness else None
+    return {**told, **_spec_row(spec, labels), **vars(derived), **phases, "staleness": staleness}
+
+
+def _environment(history: History) -> str | None:
+    return json.dumps(history.started.environment, sort_keys=True) if history.started else None
+
+
+def _life(history: History) -> Row:
+    """Return the named times of the rank that ended last; they add up to its wall time."""
+    if not history.finished:
+        return {}
+    slowest = max(history.finished, key=lambda finished: finished.wall_s)
+    return {f"life_{part}_s": getattr(slowest, f"{part}_s") for part in LIFE}
 
 
 def _spec_row(spec: RunSpec, labels: Mapping[str, str]) -> Row:
@@ -106,7 +128,7 @@ def _spec_row(spec: RunSpec, labels: Mapping[str, str]) -> Row:
     }
 
 
-def epoch_rows(history: History) -> Iterator[Row]:
+def epoch_rows(history: History, spec: RunSpec | None) -> Iterator[Row]:
     """Yield a row for each epoch of which anything is known; means over the epoch's steps and samples."""
     by_epoch = {
         epoch: [w for w in history.windows if w.parts[0].epoch == epoch] for epoch in _epochs(history)
@@ -119,7 +141,9 @@ def epoch_rows(history: History) -> Iterator[Row]:
             "epoch": epoch,
             "steps": sum(window.steps for window in windows),
             "samples": sum(window.samples for window in windows),
-            "throughput_samples_s": throughput_samples_s([w for w in windows if w.counted]),
+            "throughput_samples_s": applied_samples_s(history, epoch)
+            if spec and is_asynchronous(spec)
+            else throughput_samples_s([w for w in windows if w.counted]),
             "train_loss": _mean([loss for _, loss, _ in steps]),
             "train_acc_pct": _mean([accuracy for _, _, accuracy in steps]),
             "evaluation_loss": evaluation_loss(evaluations),

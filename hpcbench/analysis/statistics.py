@@ -18,6 +18,7 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
@@ -81,12 +82,12 @@ def paired_difference(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p values corrected for their number, in the order given (Holm 1979)."""
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for place, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        running = max(running, min(1.0, (len(p_values) - place) * p_values[index]))
-        adjusted[index] = running
-    return adjusted
+    raw = np.asarray(p_values, dtype=float)
+    order = np.argsort(raw, kind="stable")
+    steps = np.minimum(1.0, (len(raw) - np.arange(len(raw))) * raw[order])
+    adjusted = np.empty(len(raw))
+    adjusted[order] = np.maximum.accumulate(steps)
+    return [float(p) for p in adjusted]
 
 
 def rank_intervals(rows: Sequence[str], better: Collection[tuple[str, str]]) -> dict[str, tuple[int, int]]:
@@ -95,13 +96,23 @@ def rank_intervals(rows: Sequence[str], better: Collection[tuple[str, str]]) -> 
     `rows` stand best estimate first. A noisy row can be undecided against both of two rows that are told
     apart; intervals are then widened until neither end goes down from row to row, which keeps their coverage.
     """
-    low = [1 + sum((other, row) in better for other in rows) for row in rows]
-    high = [len(rows) - sum((row, other) in better for other in rows) for row in rows]
+    spans = rank_spans(
+        [sum((other, row) in better for other in rows) for row in rows],
+        [sum((row, other) in better for other in rows) for row in rows],
+    )
+    return dict(zip(rows, spans, strict=True))
+
+
+def rank_spans(beaten_by: Sequence[int], beats: Sequence[int]) -> list[tuple[int, int]]:
+    """Return (rank, rank_high) of rows, best estimate first, from how many are supported as better, and worse."""
+    rows = range(len(beats))
+    low = [1 + beaten_by[row] for row in rows]
+    high = [len(beats) - beats[row] for row in rows]
     for i in range(len(rows) - 2, -1, -1):
         low[i] = min(low[i], low[i + 1])
     for i in range(1, len(rows)):
         high[i] = max(high[i], high[i - 1])
-    return dict(zip(rows, zip(low, high, strict=True), strict=True))
+    return list(zip(low, high, strict=True))
 
 
 def repeats_needed(mean: float, deviation: float, tests: int) -> int | None:

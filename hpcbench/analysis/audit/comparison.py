@@ -1,0 +1,250 @@
+"""Rules about comparisons: they compare one thing, and everything else is equal."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping
+
+from hpcbench.analysis.audit.evidence import Comparison, Repeat, RunRow, flatten, usual
+from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
+from hpcbench.analysis.audit.foreign import checks
+from hpcbench.analysis.figures import (
+    applied_samples_s,
+    devices,
+    is_asynchronous,
+    throughput_samples_s,
+)
+
+# What says nothing about how a run was done, or differs by its nature.
+NOT_COMPARED = (
+    "name", "repeat", "seed", "save_weights", "timeout_s", "teaching", "smoke", "declared_id", "data_shards",
+    "servers",
+)  # fmt: skip
+NOT_COMPARED_PARTS = ("resources", "container")
+
+# What may differ as well, because it follows from what a group compares.
+FOLLOWS: dict[str, tuple[str, ...]] = {
+    "strategy": ("strategy_options", "backend", "ranks", "devices", "batch_size", "accumulation"),
+    "strategy_options": ("ranks", "batch_size"),
+    "ranks": ("batch_size", "global_batch", "backend", "devices"),
+    "devices": ("batch_size", "global_batch", "ranks"),
+    "batch_size": ("global_batch", "accumulation"),
+    "global_batch": ("batch_size", "accumulation"),
+    "backend": ("device",),
+    "device": ("backend", "ranks", "devices", "batch_size"),
+    "model": ("stem",),
+    "dataset": ("dataset_options",),
+    "epochs": ("steps",),
+    "steps": ("epochs",),
+}
+CHANGE_STEPS = ("global_batch", "dataset", "dataset_options", "steps_per_epoch")
+FEWEST_POINTS = 1.0  # of accuracy that two runs of equal recipe may always differ by
+STANDARD_ERRORS = 3.0
+
+
+def recipe_differs(comparison: Comparison) -> Iterable[Observation]:
+    """Name, for each row of a group, the fields that differ from the usual beside the group's factor."""
+    fields = {row.experiment: _fields(row) for row in comparison.rows}
+    differing = _unexplained(comparison, fields)
+    expected = {path: usual([repr(each.get(path)) for each in fields.values()]) for path in differing}
+    for experiment, values in fields.items():
+        wrong = [path for path in differing if repr(values.get(path)) != expected[path]]
+        if wrong:
+            told = ", ".join(f"{path} {values.get(path)!r} instead of {expected[path]}" for path in wrong)
+            yield Observation(
+                row=experiment,
+                message=f"{comparison.title} compares {' and '.join(comparison.factor)}, and here differs "
+                f"also: {told}",
+                figures={"group": comparison.title, "fields": {path: values.get(path) for path in wrong}},
+            )
+
+
+def _fields(row: RunRow) -> dict[str, object]:
+    """Return what a run is, by dotted path, as far as a comparison has to hold it equal."""
+    known = flatten(row.spec.to_json()) | {"global_batch": row.spec.global_batch}
+    return {
+        path: value
+        for path, value in known.items()
+        if path not in NOT_COMPARED and path.split(".")[0] not in NOT_COMPARED_PARTS
+    }
+
+
+def _unexplained(comparison: Comparison, fields: Mapping[str, Mapping[str, object]]) -> list[str]:
+    paths = sorted({path for values in fields.values() for path in values})
+    different = [path for path in paths if len({repr(values.get(path)) for values in fields.values()}) > 1]
+    heads = {factor.split(".")[0] for factor in comparison.factor}
+    explained = set(comparison.factor) | {path for head in heads for path in FOLLOWS.get(head, ())}
+    rest = [path for path in different if path not in explained and path.split(".")[0] not in explained]
+    # With one global batch, the batch of each rank is only how it is split.
+    return rest if "global_batch" in different else [path for path in rest if path != "batch_size"]
+
+
+def steps_per_epoch_differ(comparison: Comparison) -> Iterable[Observation]:
+    """Find rows of a group that update the weights a different number of times in an epoch."""
+    steps = {
+        row.experiment: started.steps_per_epoch
+        for row in comparison.rows
+        if (started := row.repeats[0].history.started) and started.steps_per_epoch
+    }
+    if len(set(steps.values())) < 2 or _steps_follow(comparison):
+        return
+    expected = usual(list(steps.values()))
+    batches = {row.experiment: row.spec.global_batch for row in comparison.rows}
+    for experiment, number in steps.items():
+        if number != expected:
+            yield Observation(
+                row=experiment,
+                message=f"{comparison.title}: an epoch has {number:,} updates of {batches[experiment]} "
+                f"samples, and {expected:,} in the other rows",
+                figures={
+                    "group": comparison.title,
+                    "steps_per_epoch": number,
+                    "usual_steps_per_epoch": expected,
+                    "global_batch": batches[experiment],
+                },
+            )
+
+
+def _steps_follow(comparison: Comparison) -> bool:
+    heads = [factor.split(".")[0] for factor in comparison.factor]
+    return any(path in CHANGE_STEPS for head in heads for path in (head, *FOLLOWS.get(head, ())))
+
+
+def slower_than_one_device(comparison: Comparison) -> Iterable[Observation]:
+    """Find runs on several devices that one device of the same kind beats."""
+    alone: dict[Hashable, tuple[float, str]] = {}
+    for row in comparison.rows:
+        speed = _throughput(row)
+        key = _kind(row)
+        if devices(row.spec) == 1 and speed and speed > alone.get(key, (0.0, ""))[0]:
+            alone[key] = (speed, row.experiment)
+    for row in comparison.rows:
+        speed, one = _throughput(row), alone.get(_kind(row))
+        if one and speed and devices(row.spec) > 1 and speed < one[0]:
+            yield Observation(
+                row=row.experiment,
+                message=f"{devices(row.spec)} devices reach {speed:,.0f} samples/s, and one reaches "
+                f"{one[0]:,.0f} ({one[1]})",
+                figures={"throughput_samples_s": speed, "one_device_samples_s": one[0], "one_device": one[1]},
+            )
+
+
+def _kind(row: RunRow) -> Hashable:
+    return row.spec.device, row.spec.precision, row.spec.cache
+
+
+def _speed(repeat: Repeat) -> float | None:
+    if is_asynchronous(repeat.spec):
+        return applied_samples_s(repeat.history)
+    return throughput_samples_s(repeat.counted)
+
+
+def _throughput(row: RunRow) -> float | None:
+    values = [v for v in map(_speed, row.repeats) if v is not None]
+    return statistics.fmean(values) if values else None
+
+
+def cache_changes_learning(comparison: Comparison) -> Iterable[Observation]:
+    """Compare the last accuracies of runs that differ in nothing but their cache."""
+    alike: dict[str, list[RunRow]] = defaultdict(list)
+    for row in comparison.rows:
+        fields = {path: value for path, value in _fields(row).items() if path != "cache"}
+        alike[repr(sorted(fields.items()))].append(row)
+    for rows in alike.values():
+        plain = next((row for row in rows if row.spec.cache == "none"), None)
+        for row in rows:
+            if plain is not None and row is not plain and row.spec.cache != plain.spec.cache:
+                yield from _accuracy_gap(row, plain)
+
+
+def _accuracy_gap(cached: RunRow, plain: RunRow) -> Iterable[Observation]:
+    first, second = _final_accuracies(cached), _final_accuracies(plain)
+    if not first or not second:
+        return
+    a, b = statistics.fmean(first), statistics.fmean(second)
+    started = plain.repeats[0].history.started
+    samples = (started.evaluation_samples if started else None) or 1
+    share = min(max(b / 100, 0.01), 0.99)
+    # Binomial error of both accuracies, whatever the number of repeats: they see the same samples.
+    error = 100 * math.sqrt(2 * share * (1 - share) / samples)
+    if abs(a - b) <= max(FEWEST_POINTS, STANDARD_ERRORS * error):
+        return
+    yield Observation(
+        row=cached.experiment,
+        message=f"with the cache the last accuracy is {a:.2f} %, and {b:.2f} % without it "
+        f"({plain.experiment}): {abs(a - b):.1f} points at equal recipe",
+        figures={"acc_pct": a, "acc_without_cache_pct": b, "without_cache": plain.experiment},
+    )
+
+
+def _final_accuracies(row: RunRow) -> list[float]:
+    found = [list(repeat.accuracies().values()) for repeat in row.repeats]
+    return [accuracies[-1] for accuracies in found if accuracies]
+
+
+RULES = (
+    Rule(
+        code="recipe-differs",
+        severity=Severity.ERROR,
+        scope=Scope.GROUP,
+        what="A comparison compares more than what it says: recipes, not strategies.",
+        when="Records: rows of a group differ in a field that is neither its factor nor follows from it "
+        "(a batch brings its steps, a strategy its options, backend and ranks). The value of most rows is "
+        "taken for usual. Tables: the accuracy of a synchronous strategy is more than 2 points below the "
+        "median of at least three other rows with the same model and global batch, without a cache, whose "
+        "names say nothing else.",
+        advice="Make these fields equal, or compare them on purpose in a group of their own.",
+        source="MEASURING rule 12; both studies",
+        of_group=recipe_differs,
+        of_table=checks.learns_less_than_its_like,
+    ),
+    Rule(
+        code="steps-per-epoch-differ",
+        severity=Severity.ERROR,
+        scope=Scope.GROUP,
+        what="Rows that are compared update the weights a different number of times in an epoch.",
+        when="Steps per epoch differ inside a group whose factor does not bring that along.",
+        advice="Use one global batch for all rows (global_batch instead of batch_size).",
+        source="MEASURING rule 12; study 1: 1252 updates against 1669",
+        of_group=steps_per_epoch_differ,
+    ),
+    Rule(
+        code="slower-than-one-device",
+        severity=Severity.WARNING,
+        scope=Scope.GROUP,
+        what="Several devices are slower than one.",
+        when="A run on more than one device has a lower throughput than the fastest run on one device of "
+        "the same kind, class, precision and cache. Tables: the same model, global batch, cache and "
+        "precision.",
+        advice="Look at data wait and exchange of both: the input pipeline or the link binds, not the "
+        "devices.",
+        source="study 2",
+        of_class=slower_than_one_device,
+        of_table=checks.slower_than_one_device,
+    ),
+    Rule(
+        code="cache-changes-learning",
+        severity=Severity.ERROR,
+        scope=Scope.RUN,
+        what="A cache changes what is learnt. It may change the speed and nothing else.",
+        when="Two runs that differ in nothing but the cache end with accuracies that are further apart "
+        "than 1 point (tables: 2) and three standard errors of the evaluation.",
+        advice="Cache samples before augmentation, and augment them anew in every epoch.",
+        source="study 2: 74.2 % without, 56.2 % with a cache",
+        of_class=cache_changes_learning,
+        of_table=checks.cache_changes_learning,
+    ),
+    Rule(
+        code="batch-size-ambiguous",
+        severity=Severity.WARNING,
+        scope=Scope.SWEEP,
+        what="One column of batch sizes means two things.",
+        when="Tables: the batch of some rows is their global batch and of others that of each worker, by "
+        "their names.",
+        advice="State the batch of each rank and the global batch in two columns.",
+        source="study 2",
+        of_table=checks.batch_size_ambiguous,
+    ),
+)

@@ -1,0 +1,219 @@
+"""Rules about time: all of it is seen, and it went into training."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from hpcbench.analysis.audit.evidence import Repeat
+from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
+from hpcbench.analysis.audit.foreign import checks
+from hpcbench.analysis.figures import PHASES
+from hpcbench.records.events import Steps
+
+PARTITION_TOLERANCE = 0.02  # MEASURING rule 4
+UNNAMED_SHARE = 0.10
+UNNAMED_S = 1.0  # below that, it is start and end of what was named
+BLIND_SHARE = 0.5
+INPUT_SHARE = 0.20
+EVALUATION_SHARE = 0.30
+UNSTABLE_RATIO = 1.5
+FEWEST_STEPS = 20  # for percentiles
+STRAGGLER_RATIO = 1.25
+
+
+def _parts(repeat: Repeat) -> list[Steps]:
+    return [part for window in repeat.counted for part in window.parts]
+
+
+def time_unaccounted(repeat: Repeat) -> Observation | None:
+    """Find time that no phase and no part of the run has a name for."""
+    for part in _parts(repeat):
+        phases_s = math.fsum(getattr(part, f"{phase}_s") for phase in PHASES)
+        if abs(phases_s - part.wall_s) > PARTITION_TOLERANCE * part.wall_s:
+            return Observation(
+                message=f"the phases of the window at step {part.first_step} add up to {phases_s:.3g} s of "
+                f"{part.wall_s:.3g} s",
+                figures={"phases_s": phases_s, "wall_s": part.wall_s},
+            )
+    ends = repeat.history.finished
+    if not ends:
+        return None
+    end = max(ends, key=lambda finished: finished.wall_s)
+    running_s = end.wall_s - end.startup_s
+    if end.other_s <= UNNAMED_S or end.other_s <= UNNAMED_SHARE * running_s:
+        return None
+    return Observation(
+        message=f"{end.other_s:.3g} s of the {running_s:.3g} s after start-up "
+        f"({end.other_s / running_s:.0%}) are neither training nor evaluation, check or checkpoint",
+        figures={"other_s": end.other_s, "running_s": running_s},
+    )
+
+
+def timer_not_synchronised(repeat: Repeat) -> Observation | None:
+    """Find clocks that stop before the work is done, so that most of the time lies outside of them."""
+    windows = repeat.counted
+    if windows:
+        # Ranks wait for the slowest in `other`: the smallest share is of the one that never waits.
+        blind = [min(part.other_s / part.wall_s for part in w.parts if part.wall_s > 0) for w in windows
+                 if any(part.wall_s > 0 for part in w.parts)]  # fmt: skip
+        share = statistics.median(blind) if blind else 0.0
+        if share > BLIND_SHARE:
+            return Observation(
+                message=f"{share:.0%} of a window's time lies outside the phases of its steps",
+                figures={"outside_share": share},
+            )
+    epochs = [max(ends, key=lambda epoch: epoch.wall_s) for ends in repeat.history.epochs.values()]
+    whole_s = math.fsum(epoch.wall_s for epoch in epochs)
+    outside_s = math.fsum(epoch.other_s for epoch in epochs)
+    if not whole_s or outside_s <= BLIND_SHARE * whole_s or outside_s <= UNNAMED_S:
+        return None
+    return Observation(
+        message=f"the clocks saw {whole_s - outside_s:.3g} s of {whole_s:.3g} s: {outside_s / whole_s:.0%} "
+        "of the epochs' time passed after they had stopped",
+        figures={"outside_s": outside_s, "epochs_s": whole_s, "outside_share": outside_s / whole_s},
+    )
+
+
+def input_bound(repeat: Repeat) -> Observation | None:
+    """Find runs that wait for data."""
+    parts = _parts(repeat)
+    wall_s = math.fsum(part.wall_s for part in parts)
+    if not wall_s:
+        return None
+    share = math.fsum(part.data_wait_s for part in parts) / wall_s
+    if share <= INPUT_SHARE:
+        return None
+    samples = sum(window.samples for window in repeat.counted)
+    slowest_s = math.fsum(window.wall_s for window in repeat.counted)
+    return Observation(
+        message=f"{share:.0%} of the time of a step is waiting for data: {samples / slowest_s:,.0f} "
+        f"samples/s, and about {samples / slowest_s / (1 - share):,.0f} without waiting",
+        figures={"data_wait_share": share, "throughput_samples_s": samples / slowest_s},
+    )
+
+
+def evaluation_dominates(repeat: Repeat) -> Observation | None:
+    """Find runs that spend their time on evaluation."""
+    ends = [epoch for epochs in repeat.history.epochs.values() for epoch in epochs]
+    train_s = math.fsum(epoch.train_s for epoch in ends)
+    evaluation_s = math.fsum(epoch.evaluation_s for epoch in ends)
+    whole_s = train_s + evaluation_s
+    if not whole_s or evaluation_s <= EVALUATION_SHARE * whole_s:
+        return None
+    return Observation(
+        message=f"evaluation takes {evaluation_s / whole_s:.0%} of the time of an epoch",
+        figures={"evaluation_share": evaluation_s / whole_s},
+    )
+
+
+def unstable_steps(repeat: Repeat) -> Observation | None:
+    """Find steps of very different length."""
+    steps_s = sorted(step for part in _parts(repeat) for step in part.step_s)
+    if len(steps_s) < FEWEST_STEPS:
+        return None
+    p50, p90 = statistics.median(steps_s), steps_s[math.ceil(0.9 * len(steps_s)) - 1]
+    if p50 <= 0 or p90 <= UNSTABLE_RATIO * p50:
+        return None
+    return Observation(
+        message=f"one step in ten takes longer than {p90 * 1e3:.3g} ms, {p90 / p50:.2g} times the median "
+        f"of {p50 * 1e3:.3g} ms",
+        figures={"p50_s": p50, "p90_s": p90},
+    )
+
+
+def straggler_rank(repeat: Repeat) -> Observation | None:
+    """Find a rank that computes longer than the others, which have to wait for it."""
+    windows = repeat.counted
+    if repeat.spec.ranks < 2 or not windows:
+        return None
+    ranks = len(windows[0].parts)
+    busy_s = [math.fsum(_busy_s(window.parts, rank) for window in windows) for rank in range(ranks)]
+    slowest = max(range(ranks), key=busy_s.__getitem__)
+    others_s = statistics.median(busy_s[:slowest] + busy_s[slowest + 1 :])
+    if others_s <= 0 or busy_s[slowest] <= STRAGGLER_RATIO * others_s:
+        return None
+    return Observation(
+        message=f"rank {slowest} computes {busy_s[slowest] / others_s:.3g} times as long as the median of "
+        "the others",
+        figures={"rank": slowest, "ratio": busy_s[slowest] / others_s, "busy_s": busy_s},
+    )
+
+
+def _busy_s(parts: Sequence[Steps], rank: int) -> float:
+    """Return what a rank spends before it can wait for others; waiting itself hides in the other phases."""
+    return parts[rank].data_wait_s + parts[rank].forward_backward_s
+
+
+RULES = (
+    Rule(
+        code="time-unaccounted",
+        severity=Severity.WARNING,
+        scope=Scope.RUN,
+        what="A part of the time is neither training nor anything else that has a name.",
+        when="Records: the phases of a window miss its wall time by more than 2 %, or more than 10 % (and "
+        "1 s) of the run after start-up has no name. Tables: the total time is longer than training at "
+        "the stated throughput and evaluating after each epoch together, where an evaluated sample is "
+        "granted as much time as a trained one (it needs a third). Without --eval-samples the validation "
+        "set is taken for a fifth of the training set, the largest share of the usual data sets (CIFAR).",
+        advice="Time evaluation, checkpoints and start-up apart; shard the evaluation over the ranks.",
+        source="MEASURING rule 4; study 2, where every rank evaluated the whole test set",
+        of_repeat=time_unaccounted,
+        of_table=checks.time_unaccounted,
+    ),
+    Rule(
+        code="timer-not-synchronised",
+        severity=Severity.ERROR,
+        scope=Scope.RUN,
+        what="The clock was read before the device had finished: most of the work lies outside of it.",
+        when="More than half of the windows' time lies outside the phases of the steps, on every rank; or "
+        "more than half of the epochs' time (and 1 s) passed after the clocks had stopped.",
+        advice="Wait for the device once at the end of a window, before the clock is read.",
+        source="MEASURING rules 1 and 6; study 1, whose timers saw 27 ms of a step of 1.7 s",
+        of_repeat=timer_not_synchronised,
+    ),
+    Rule(
+        code="input-bound",
+        severity=Severity.WARNING,
+        scope=Scope.RUN,
+        what="The input pipeline is measured, not the strategy.",
+        when="Waiting for data takes more than 20 % of the counted windows.",
+        advice="Give the loader more workers, cache the data set, or compare strategies on synthetic data.",
+        source="MEASURING rule 5 (Mohan et al., DS-Analyzer, PVLDB 14(5)); both studies",
+        of_repeat=input_bound,
+    ),
+    Rule(
+        code="evaluation-dominates",
+        severity=Severity.WARNING,
+        scope=Scope.RUN,
+        what="Evaluation takes so long that epoch times say little about training.",
+        when="Evaluation takes more than 30 % of training and evaluation.",
+        advice="Shard the evaluation, use larger batches for it, or evaluate less often.",
+        source="MEASURING rules 4 and 13",
+        of_repeat=evaluation_dominates,
+    ),
+    Rule(
+        code="unstable-steps",
+        severity=Severity.WARNING,
+        scope=Scope.RUN,
+        what="Steps take very different times, so a mean says little.",
+        when="The 90th percentile of step times, over pooled ranks and counted windows (20 steps or "
+        "more), is more than 1.5 times the median.",
+        advice="Look for other processes, throttling, the loader, or garbage collection; measure longer "
+        "windows.",
+        source="MEASURING rule 10",
+        of_repeat=unstable_steps,
+    ),
+    Rule(
+        code="straggler-rank",
+        severity=Severity.WARNING,
+        scope=Scope.RUN,
+        what="One rank is slower than the others, which wait for it.",
+        when="Data wait and forward+backward of the slowest rank take more than 1.25 times the median of "
+        "the others. A strategy that waits inside the backward pass hides its stragglers from this rule.",
+        advice="Compare the devices' clocks, cores and data shards of that rank with the others'.",
+        source="MEASURING rule 10",
+        of_repeat=straggler_rank,
+    ),
+)

@@ -1,0 +1,151 @@
+"""Every run of a class or group against every other: the paired tests of all of them at once.
+
+The same tests as `statistics.paired_difference`, over whole arrays: a thousand rows are half a million pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from hpcbench.analysis.statistics import (
+    CONFIDENCE,
+    FEWEST_BLOCKS,
+    Difference,
+    holm,
+    repeats_needed,
+)
+
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A column that can rank; logarithms where strategies differ by factors rather than by points."""
+
+    higher_is_better: bool
+    logarithmic: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A comparison of two runs of a class. `p_holm` is None where no test was possible."""
+
+    first: str  # the better estimate
+    second: str
+    difference: Difference
+    p_holm: float | None
+    tests: int  # how many the correction was for
+
+    @property
+    def supported(self) -> bool:
+        """Whether the difference may be claimed."""
+        return self.p_holm is not None and self.p_holm < 1 - CONFIDENCE
+
+    def repeats_needed(self) -> int | None:
+        """Return about how many repeats would support the difference; None where that can't be said."""
+        mean, deviation = self.difference.mean, self.difference.deviation
+        if self.p_holm is None or mean is None or deviation is None:
+            return None
+        return repeats_needed(mean, deviation, self.tests)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """All pairs of some rows, best estimate first. Arrays hold the pair (i, j), i < j, at [i, j].
+
+    `p_holm` is NaN where no test was possible, the others where common blocks are too few.
+    """
+
+    names: tuple[str, ...]
+    blocks: NDArray[np.int64]
+    mean: Numbers
+    deviation: Numbers
+    p: Numbers
+    p_holm: Numbers
+    tests: int
+
+    def pair(self, i: int, j: int) -> Pair:
+        """Return the comparison of the rows at two places, the better one first."""
+        i, j = min(i, j), max(i, j)
+        difference = Difference(
+            int(self.blocks[i, j]),
+            _known(self.mean[i, j]),
+            _known(self.deviation[i, j]),
+            _known(self.p[i, j]),
+        )
+        return Pair(
+            first=self.names[i], second=self.names[j], difference=difference,
+            p_holm=_known(self.p_holm[i, j]),
+            tests=self.tests,
+        )  # fmt: skip
+
+    def beaten_by(self) -> list[int]:
+        """Return how many rows are supported as better than each."""
+        counts: list[int] = (self.p_holm < 1 - CONFIDENCE).sum(axis=0).tolist()
+        return counts
+
+    def beats(self) -> list[int]:
+        """Return how many rows are supported as worse than each."""
+        counts: list[int] = (self.p_holm < 1 - CONFIDENCE).sum(axis=1).tolist()
+        return counts
+
+
+def compare_all(names: Sequence[str], values: Mapping[str, Mapping[str, float]], measure: Measure) -> Pairs:
+    """Test every pair of rows, block by block; the correction is for the tests that could be made."""
+    table = _table(names, values)
+    count = len(names)
+    blocks = np.zeros((count, count), dtype=np.int64)
+    mean, deviation, p = (np.full((count, count), np.nan) for _ in range(3))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        positive = np.all(np.isnan(table) | (table > 0), axis=1)
+        logarithms = np.log(table)
+        for i in range(count - 1):
+            plain = table[i] - table[i + 1 :]
+            if measure.logarithmic:
+                both = (positive[i] & positive[i + 1 :])[:, None]
+                plain = np.where(both, logarithms[i] - logarithms[i + 1 :], plain)
+            place = (i, slice(i + 1, None))
+            blocks[place], mean[place], deviation[place], p[place] = _tests(plain)
+    p_holm = np.full((count, count), np.nan)
+    tested = ~np.isnan(p)
+    p_holm[tested] = holm(p[tested])
+    # The mean over shared blocks can contradict the estimates that gave the order: no claim then.
+    contradicts = (mean < 0) if measure.higher_is_better else (mean > 0)
+    p_holm[tested & contradicts] = 1.0
+    return Pairs(tuple(names), blocks, mean, deviation, p, p_holm, int(tested.sum()))
+
+
+def _tests(differences: Numbers) -> tuple[Any, Numbers, Numbers, Numbers]:
+    """Return blocks, mean, deviation and p of each row of differences (paired t test, two-sided)."""
+    there = ~np.isnan(differences)
+    n = there.sum(axis=1)
+    filled = np.where(there, differences, 0.0)
+    mean = np.where(n > 0, filled.sum(axis=1) / n, np.nan)
+    squares = np.where(there, differences - mean[:, None], 0.0) ** 2
+    deviation = np.where(n > 1, np.sqrt(squares.sum(axis=1) / (n - 1)), np.nan)
+    p = 2 * stats.t.sf(np.abs(mean) / (deviation / np.sqrt(n)), n - 1)
+    p = np.where(deviation == 0, np.where(mean == 0, 1.0, 0.0), p)
+    return n, mean, deviation, np.where(n >= FEWEST_BLOCKS, p, np.nan)
+
+
+def _table(names: Sequence[str], values: Mapping[str, Mapping[str, float]]) -> Numbers:
+    """Return the values as rows of names and columns of blocks, NaN where one is missing."""
+    places: dict[str, int] = {}
+    for name in names:
+        for block in values[name]:
+            places.setdefault(block, len(places))
+    table = np.full((len(names), len(places)), np.nan)
+    for row, name in enumerate(names):
+        for block, value in values[name].items():
+            table[row, places[block]] = value
+    return table
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,69 @@
+"""`hpcbench audit`: judge the records of a sweep, or a table that somebody else has made."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from hpcbench.analysis.audit.evidence import evidence
+from hpcbench.analysis.audit.findings import Finding, Severity
+from hpcbench.analysis.audit.foreign.columns import CAN_ASK
+from hpcbench.analysis.audit.foreign.table import Stated, read_tables
+from hpcbench.analysis.audit.judge import audit_table, in_order, rank_audited
+from hpcbench.analysis.load import load, results_folder
+from hpcbench.config.spec import Group
+from hpcbench.errors import input_error
+from hpcbench.report.findings import findings_json, print_findings
+from hpcbench.report.groups import read_groups
+
+ONLY_TABLES = "--samples-per-epoch, --epochs, --eval-samples, --ranks and --column are for tables"
+
+
+def audit(target: Path, stated: Stated, *, as_json: bool, console: Console) -> int:
+    """Print what is wrong; returns 1 if anything is an error. Raises InputError for what cannot be judged."""
+    if target.is_dir():
+        if stated != Stated():
+            raise input_error(f"{target} holds records, which say themselves what they are", hint=ONLY_TABLES)
+        findings, remarks = audit_results(target)
+    else:
+        findings, remarks = audit_file(target, stated)
+    for remark in remarks:
+        print(f"hpcbench: {remark}", file=sys.stderr)
+    if as_json:
+        print(findings_json(findings))
+    else:
+        print_findings(findings, console)
+    return 1 if any(finding.severity is Severity.ERROR for finding in findings) else 0
+
+
+def audit_results(folder: Path) -> tuple[list[Finding], list[str]]:
+    """Judge a results folder; returns findings and what was wrong with the records themselves."""
+    groups: Sequence[Group] = read_groups(results_folder(folder).sweep)
+    loaded = load([folder])
+    _, findings = rank_audited(loaded.runs, evidence(loaded, groups), rank_by="throughput_samples_s")
+    return findings, loaded.problems
+
+
+def audit_file(path: Path, stated: Stated) -> tuple[list[Finding], list[str]]:
+    """Judge a table; returns findings and what could not be judged, or was taken for granted."""
+    tables = read_tables(path, stated)
+    findings = [finding for table in tables for finding in audit_table(table)]
+    remarks = [f"{path}: {remark}" for table in tables for remark in table.remarks]
+    return in_order(findings), list(dict.fromkeys(remarks))
+
+
+def column_choices(settings: Sequence[str]) -> dict[str, str]:
+    """Read `--column FIELD=NAME` options. Raises InputError for one that is none."""
+    chosen: dict[str, str] = {}
+    for setting in settings:
+        field, equals, name = setting.partition("=")
+        if not equals or not name.strip() or not field.strip():
+            raise input_error(
+                "not a choice of a column", key="--column", found=setting,
+                allowed=f"FIELD=NAME, where FIELD is one of {', '.join(CAN_ASK)}",
+            )  # fmt: skip
+        chosen[field.strip()] = name.strip()
+    return chosen

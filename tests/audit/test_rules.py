@@ -1,0 +1,276 @@
+"""Every rule on records: a run that breaks it, and one that does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from hpcbench.analysis.audit.findings import Finding, Rule, Scope
+from hpcbench.analysis.audit.rules import RULES
+from hpcbench.config.spec import Group, Optimizer
+from hpcbench.records.events import Check, Epoch, Evaluation, RunFinished, Steps
+from tests.audit.judging import codes, errors, findings, group
+from tests.audit.written import ENVIRONMENT, Change, alone, changing, run, unchanged, write
+
+Write = Callable[[Path], Sequence[Group] | None]
+ROW = "suspect"
+
+
+def suspect(change: Change, **story: object) -> Write:
+    """Return what writes one run of two ranks with a change, beside an honest one of the same class."""
+
+    def written(results: Path) -> None:
+        write(results, run("honest"))
+        write(results, run(ROW, strategy="collective"), change, **story)
+
+    return written
+
+
+def counted(factor: float) -> Change:
+    """Return a change that counts so many times the samples."""
+    return changing(Steps, samples=lambda event: round(event.samples * factor))
+
+
+def _slow_rank(event: Steps) -> float:
+    return 2 * event.forward_backward_s
+
+
+def _uneven(event: Steps) -> list[float]:
+    return [step * (3 if i % 5 == 0 else 1) for i, step in enumerate(event.step_s)]
+
+
+def two_recipes(results: Path) -> list[Group]:
+    """Write a group in which one run alone has no weight decay."""
+    write(results, run("honest"))
+    write(results, run("other", backend="nccl"))
+    write(results, run(ROW, strategy="collective", optimizer=Optimizer(weight_decay=0.0)))
+    return [group("honest", "other", ROW)]
+
+
+def two_batches(results: Path) -> list[Group]:
+    """Write study 1's group: 64 samples an update in two rows, 96 in the third."""
+    write(results, run("honest"))
+    write(results, run("other", strategy="collective"))
+    write(results, run(ROW, strategy="ps", ranks=3, data_shards=3))
+    return [group("honest", "other", ROW)]
+
+
+def slow_pair(results: Path) -> None:
+    """Write a run on two devices that is slower than one."""
+    write(results, alone())
+    write(results, run(ROW), step_s=0.05)
+
+
+def cached(learns: float) -> Write:
+    """Return what writes the same run with and without a cache."""
+
+    def written(results: Path) -> None:
+        write(results, run("honest"))
+        write(results, run(ROW, cache="memory"), learns=learns)
+
+    return written
+
+
+def beside_one_process(learns: float) -> Write:
+    """Return what writes a run beside its class's reference."""
+
+    def written(results: Path) -> None:
+        write(results, alone(epochs=8), learns=0.7)
+        write(results, run(ROW, epochs=8), learns=learns)
+
+    return written
+
+
+def served(staleness: list[int]) -> Write:
+    """Return what writes a parameter server's run."""
+
+    def written(results: Path) -> None:
+        options = {"mode": "async"}
+        write(results, run(ROW, strategy="ps", servers=1, strategy_options=options), staleness=staleness)
+
+    return written
+
+
+def elsewhere(results: Path) -> None:
+    """Write a run that had another torch."""
+    write(results, run("honest"))
+    write(results, run("other", backend="nccl"))
+    write(
+        results,
+        run(ROW, strategy="collective"),
+        environment={**ENVIRONMENT, "packages": {"torch": "2.6.0"}},
+    )
+
+
+def rivals(step_s: float, noise: float) -> Write:
+    """Return what writes two runs of much the same or of very different speed."""
+
+    def written(results: Path) -> None:
+        write(results, run("honest"), step_s=0.02, noise=0.02)
+        write(results, run(ROW, strategy="collective"), step_s=step_s, noise=noise)
+
+    return written
+
+
+BROKEN: dict[str, Write] = {
+    "samples-not-conserved": suspect(counted(4 / 3)),
+    "world-size-inflated": suspect(counted(2)),
+    "evaluation-incomplete": suspect(changing(Evaluation, 1, samples=170, correct=100)),
+    "evaluation-duplicated": suspect(changing(Evaluation, 1, samples=360, correct=300)),
+    "time-unaccounted": suspect(
+        changing(RunFinished, other_s=2.0, wall_s=lambda event: event.wall_s + 2.0)
+    ),
+    "timer-not-synchronised": suspect(
+        changing(
+            Steps, other_s=lambda e: 0.98 * e.wall_s, forward_backward_s=lambda e: 0.01 * e.wall_s,
+            data_wait_s=lambda e: 0.01 * e.wall_s, exchange_s=0.0, update_s=0.0,
+        )
+    ),
+    "input-bound": suspect(
+        changing(
+            Steps, data_wait_s=lambda e: 0.45 * e.wall_s, forward_backward_s=lambda e: 0.3 * e.wall_s
+        )
+    ),
+    "evaluation-dominates": suspect(changing(Epoch, evaluation_s=lambda event: event.train_s)),
+    "unstable-steps": suspect(changing(Steps, step_s=_uneven)),
+    "straggler-rank": suspect(changing(Steps, 1, forward_backward_s=_slow_rank)),
+    "replicas-diverged": suspect(
+        changing(Check, 1, weights_checksum=lambda e: "other" if e.epoch else e.weights_checksum)
+    ),
+    "initial-state-differs": suspect(
+        changing(Check, 1, weights_checksum=lambda e: e.weights_checksum if e.epoch else "other")
+    ),
+    "parity-failed": suspect(changing(Steps, loss_sum=lambda e: [1.01 * loss for loss in e.loss_sum])),
+    "recipe-differs": two_recipes,
+    "steps-per-epoch-differ": two_batches,
+    "slower-than-one-device": slow_pair,
+    "cache-changes-learning": cached(learns=0.65),
+    "non-finite-loss": suspect(changing(Steps, non_finite=1, loss_sum=lambda e: [None] * e.steps)),
+    "amp-steps-skipped": suspect(changing(Steps, skipped_updates=4)),
+    "stale-updates": served([0, 1, 2, 1]),
+    "converged-too-fast": beside_one_process(learns=0.05),
+    "converged-too-slow": beside_one_process(learns=0.9),
+    "busy-machine": suspect(unchanged, environment={**ENVIRONMENT, "load_1min": 30.0}),
+    "cpu-oversubscribed": suspect(unchanged, warnings=["cpu-oversubscribed"]),
+    "environment-differs": elsewhere,
+    "emulated": suspect(unchanged, emulated=True),
+    "too-few-repeats": suspect(unchanged, repeats=2),
+    "difference-not-significant": rivals(0.0201, 0.3),
+}  # fmt: skip
+CLEAN: dict[str, Write] = {
+    "recipe-differs": lambda results: two_recipes(results) and [group("honest", "other")],
+    "steps-per-epoch-differ": lambda results: two_batches(results) and [group("honest", "other")],
+    "cache-changes-learning": cached(learns=0.4),
+    "stale-updates": served([0, 0, 0]),
+    "converged-too-fast": beside_one_process(learns=0.7),
+    "converged-too-slow": beside_one_process(learns=0.7),
+    "difference-not-significant": rivals(0.03, 0.01),
+}
+ONLY_TABLES = {"batch-size-ambiguous", "unreadable-cell"}
+FROM_RECORDS = [rule for rule in RULES if rule.code not in ONLY_TABLES]
+
+
+def judged(written: Write, results: Path) -> list[Finding]:
+    """Write records and return what is found in them."""
+    return findings(results, written(results) or ())
+
+
+def test_every_rule_has_its_witnesses() -> None:
+    """A rule that is added to the table has to appear here."""
+    assert {rule.code for rule in FROM_RECORDS} == set(BROKEN)
+
+
+@pytest.mark.parametrize("rule", FROM_RECORDS, ids=lambda rule: rule.code)
+def test_a_rule_names_the_run_that_breaks_it(rule: Rule, tmp_path: Path) -> None:
+    """The finding is about that row alone, once, with a sentence, figures and advice."""
+    found = [each for each in judged(BROKEN[rule.code], tmp_path / "r") if each.code == rule.code]
+    assert [each.rows for each in found] == [(ROW,)]
+    assert (found[0].severity, found[0].scope) == (rule.severity, rule.scope)
+    assert found[0].message and found[0].advice == rule.advice
+    assert "honest" not in found[0].rows
+
+
+@pytest.mark.parametrize("rule", FROM_RECORDS, ids=lambda rule: rule.code)
+def test_a_rule_is_silent_on_a_clean_run(rule: Rule, tmp_path: Path) -> None:
+    """The same runs without the change give no such finding, and no error at all."""
+    found = judged(CLEAN.get(rule.code, rivals(0.03, 0.01)), tmp_path / "r")
+    assert rule.code not in {each.code for each in found}
+    assert not errors(found)
+
+
+def test_samples_counted_four_for_three_are_told_so(tmp_path: Path) -> None:
+    """A factor of 4/3 is read as four ranks counted and three training."""
+    found = judged(BROKEN["samples-not-conserved"], tmp_path / "r")
+    message = next(each.message for each in found if each.code == "samples-not-conserved")
+    assert "4/3 fits 4 ranks counted and 3 training" in message
+
+
+def test_a_group_may_differ_in_what_follows_from_its_factor(tmp_path: Path) -> None:
+    """A batch brings its steps, a strategy its options, ranks and backend; none of it is a finding."""
+    write(tmp_path / "r", alone("one"))
+    write(tmp_path / "r", run("two", strategy_options={"bucket_mb": 25.0}))
+    write(tmp_path / "r", run("three", batch_size=16, strategy_options={"bucket_mb": 25.0}))
+    groups = [
+        group("one", "two"),
+        dataclasses.replace(group("two", "three", factor=("batch_size",)), id="G2"),
+    ]
+    assert not errors(findings(tmp_path / "r", groups))
+
+
+def test_a_difference_beside_a_dotted_factor_is_named(tmp_path: Path) -> None:
+    """A group that compares learning rates says so when momentum differs as well, and names only that."""
+    write(tmp_path / "r", run("a", optimizer=Optimizer(lr=0.1)))
+    write(tmp_path / "r", run("b", optimizer=Optimizer(lr=0.2)))
+    write(tmp_path / "r", run(ROW, optimizer=Optimizer(lr=0.4, momentum=0.5)))
+    found = findings(tmp_path / "r", [group("a", "b", ROW, factor=("optimizer.lr",))])
+    named = [each.figures["fields"] for each in found if each.code == "recipe-differs"]
+    assert named == [{"optimizer.momentum": 0.5}]
+
+
+def test_runs_that_start_elsewhere_than_their_class_are_named(tmp_path: Path) -> None:
+    """Ranks that agree with each other and with nobody else are an error of that run."""
+    write(tmp_path / "r", run("honest"))
+    write(tmp_path / "r", run("other", strategy="collective"))
+    change = changing(Check, weights_checksum=lambda e: e.weights_checksum if e.epoch else "mine")
+    write(tmp_path / "r", run(ROW, strategy="zero1"), change)
+    found = errors(findings(tmp_path / "r"))
+    assert {(each.code, each.rows, each.scope) for each in found} == {
+        ("initial-state-differs", (ROW,), Scope.RUN)
+    }
+
+
+def test_what_promises_no_parity_is_not_held_to_it(tmp_path: Path) -> None:
+    """Asynchronous servers, compression and local steps may see other losses."""
+    write(tmp_path / "r", run("honest"))
+    other = changing(Steps, loss_sum=lambda e: [1.1 * loss for loss in e.loss_sum])
+    write(tmp_path / "r", run("late", strategy="ps", servers=1, strategy_options={"mode": "async"}), other)
+    write(tmp_path / "r", run("short", strategy_options={"compression": "fp16"}), other)
+    write(tmp_path / "r", run("local", strategy="local_sgd", strategy_options={"local_steps": 4}), other)
+    assert "parity-failed" not in {each.code for each in findings(tmp_path / "r")}
+
+
+def test_unfinished_runs_are_not_judged(tmp_path: Path) -> None:
+    """A run that did not finish gives no finding, whatever its records hold."""
+    write(tmp_path / "r", run("honest"))
+    write(tmp_path / "r", run(ROW, strategy="collective"), counted(2))
+    for file in (tmp_path / "r" / "runs" / ROW).glob("r*/events.a1.rank0.jsonl"):
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
+    assert codes(findings(tmp_path / "r"), ROW) == set()
+
+
+def test_a_skipped_update_or_two_is_no_finding(tmp_path: Path) -> None:
+    """Finding the scale of the loss costs some updates in the beginning."""
+    first = changing(Steps, skipped_updates=lambda e: 9 if e.first_step == 0 else 0)
+    write(tmp_path / "r", run(ROW), first)
+    assert "amp-steps-skipped" not in codes(findings(tmp_path / "r"), ROW)
+
+
+def test_a_finding_says_in_which_repeats(tmp_path: Path) -> None:
+    """One finding for a row, with the numbers of the repeats that are like that."""
+    write(tmp_path / "r", run(ROW), changing(Steps, non_finite=lambda e: int(e.first_step == 0)))
+    found = [each for each in findings(tmp_path / "r") if each.code == "non-finite-loss"]
+    assert [each.figures["repeats"] for each in found] == [[0, 1, 2]]
+    assert "3 of 3 repeats" in found[0].message
