@@ -1,10 +1,10 @@
-# make setup|demo|test|check|bench|docs|clean        everything lives in .venv/
+# make setup|demo|test|test-slurm|test-containers|pin-base|check|bench|docs|slurm-up|slurm-down|clean        everything lives in .venv/
 PYTHON ?= python3
 BIN    := .venv/bin
 # Results of the demo; say `make demo RESULTS=elsewhere` to keep several.
 RESULTS ?= results
 
-.PHONY: setup demo test check bench docs clean
+.PHONY: setup demo test test-slurm test-containers pin-base check bench docs slurm-up slurm-down clean
 .DEFAULT_GOAL := demo
 
 setup: .venv/.done
@@ -19,6 +19,23 @@ demo: setup            ## the main job: a sweep of five strategies on real image
 
 test: setup
 	$(BIN)/python -m pytest
+
+# A real Slurm on this machine, with a folder and ports of its own. HPCBENCH_LAB_ACCOUNTING=0: without accounting.
+slurm-up:              ## two nodes to try out: needs root on Debian
+	bash slurm/lab/up.sh
+
+slurm-down:
+	bash slurm/lab/down.sh
+
+test-slurm: setup      ## tests on a real Slurm, which they start and end
+	@[ "$$(id -u)" = 0 ] || { echo "test-slurm: not run: only root can start a cluster on this machine"; exit 0; }; \
+	$(BIN)/python -m pytest tests/slurm -m slurm
+
+test-containers: setup ## images really built and run by podman, Docker and Apptainer: root on Debian, 15 minutes
+	$(BIN)/python -m pytest tests/containers/real/check_images.py
+
+pin-base:              ## add the digest that the registry has now to the base image; changes nothing where it can't
+	$(PYTHON) containers/pin_base.py Dockerfile apptainer.def
 
 check: setup           ## format, lint, types, layers, documentation
 	$(BIN)/ruff format --check .

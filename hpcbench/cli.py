@@ -64,9 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_collect(verbs)
     _add_audit(verbs)
     _add_compare(verbs)
+    _add_data(verbs)
     _add_cancel(verbs)
     _add_retry(verbs)
     _add_clean(verbs)
+    _add_doctor(verbs)
     return parser
 
 
@@ -362,6 +364,24 @@ def _show(collected: Collected) -> None:
     print(f"hpcbench: tables and plots are in {collected.report}", file=sys.stderr)
 
 
+def _add_data(verbs: Verbs) -> None:
+    what = "data sets: what is there, what is missing, how to get it"
+    nested = verbs.add_parser("data", help=what, description=f"{what.capitalize()}.").add_subparsers(
+        metavar="check", required=True
+    )
+    add = _verb(nested, "check", _check_data, "is a data set there and whole; how to get it")
+    add("name", metavar="NAME", help="cifar10, cifar100, imagenet, imagefolder, ...")
+    add("--data", metavar="DIR", help="the folder with a folder of that name; else $HPCBENCH_DATA")
+    add("--decode", action="store_true", help="try every picture as well, which takes a while")
+    add("--json", action="store_true", help="as JSON")
+
+
+def _check_data(given: argparse.Namespace) -> int:
+    from hpcbench.training.data.check import tell
+
+    return tell(given.name, given.data, decode=given.decode, as_json=given.json)
+
+
 def _add_cancel(verbs: Verbs) -> None:
     _add_results(_verb(verbs, "cancel", _cancel, "end the jobs of these results"))
 
@@ -408,3 +428,24 @@ def _clean(given: argparse.Namespace) -> int:
     from hpcbench.cluster.manage import clean
 
     return clean(given.results)
+
+
+def _add_doctor(verbs: Verbs) -> None:
+    add = _verb(verbs, "doctor", _doctor, "what is here, what is wrong, and how to mend it")
+    add("--data", metavar="DIR", help="where the data sets are; else $HPCBENCH_DATA")
+    add(
+        "--try",
+        action="append",
+        default=[],
+        dest="tried",
+        metavar="RUNTIME=IMAGE",
+        help="do a short run in it",
+    )
+    add("--json", action="store_true", help="as JSON")
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    from hpcbench.catalog import CATALOG
+    from hpcbench.cluster.doctor import doctor
+
+    return doctor(CATALOG, data_root=given.data, tried=given.tried, as_json=given.json)

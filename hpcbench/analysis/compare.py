@@ -1,7 +1,8 @@
 """Two results of the same runs: what changed, by how much, and whether that is more than chance.
 
 The repeats of two folders were not run side by side, so they form no pairs: the test is Welch's
-(1947, Biometrika 34), two-sided, of logarithms where a column is compared by ratio, corrected after Holm over all comparisons.
+(1947, Biometrika 34), two-sided, of logarithms where a column is compared by ratio,
+corrected after Holm over all comparisons.
 """
 
 from __future__ import annotations

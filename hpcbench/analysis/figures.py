@@ -9,6 +9,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from hpcbench.analysis.history import History, Window
 from hpcbench.config.spec import RunSpec
 from hpcbench.records.events import Epoch, Evaluation, Steps
@@ -129,6 +132,36 @@ def exchanges_after_backward(spec: RunSpec) -> bool:
         return False
     exchange = spec.strategy_options.get("exchange", CollectiveOptions().exchange)
     return exchange in ("per_parameter", "bucketed")
+
+
+@dataclass(frozen=True)
+class StepTable:
+    """The steps of a run whose loss is known, as arrays; NaN where a loss was not finite."""
+
+    epoch: NDArray[np.int64]
+    step: NDArray[np.int64]
+    loss: NDArray[np.float64]
+    acc_pct: NDArray[np.float64]
+
+
+def step_table(history: History) -> StepTable:
+    """Return mean loss and accuracy of every step, over the ranks that see a loss, warm-up steps too."""
+    epochs, steps, losses, accuracies = [], [], [], []
+    for window in history.windows:
+        seeing = [part for part in window.parts if part.loss_sum is not None and part.loss_samples]
+        samples = sum(part.loss_samples or 0 for part in seeing)
+        if not samples:
+            continue
+        epochs.append(np.full(window.steps, window.parts[0].epoch))
+        steps.append(np.arange(window.first_step, window.first_step + window.steps))
+        losses.append(sum(np.array(part.loss_sum, dtype=float) for part in seeing) / samples)
+        known = all(part.correct is not None for part in seeing)
+        correct = sum(np.array(part.correct, dtype=float) for part in seeing) if known else np.nan
+        accuracies.append(np.broadcast_to(100 * correct / samples, window.steps))
+    return StepTable(
+        np.concatenate([np.empty(0, np.int64), *epochs]), np.concatenate([np.empty(0, np.int64), *steps]),
+        np.concatenate([np.empty(0), *losses]), np.concatenate([np.empty(0), *accuracies]),
+    )  # fmt: skip
 
 
 def step_losses(window: Window) -> list[tuple[int, float | None, float | None]]:

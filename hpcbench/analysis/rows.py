@@ -6,10 +6,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from hpcbench.analysis.figures import (
     PHASES,
+    StepTable,
     accuracy_pct,
     applied_samples_s,
     devices,
@@ -18,7 +21,6 @@ from hpcbench.analysis.figures import (
     figures,
     is_asynchronous,
     peak_mb,
-    step_losses,
     throughput_samples_s,
 )
 from hpcbench.analysis.history import History
@@ -128,13 +130,13 @@ def _spec_row(spec: RunSpec, labels: Mapping[str, str]) -> Row:
     }
 
 
-def epoch_rows(history: History, spec: RunSpec | None) -> Iterator[Row]:
+def epoch_rows(history: History, spec: RunSpec | None, steps: StepTable) -> Iterator[Row]:
     """Yield a row for each epoch of which anything is known; means over the epoch's steps and samples."""
     by_epoch = {
         epoch: [w for w in history.windows if w.parts[0].epoch == epoch] for epoch in _epochs(history)
     }
     for epoch, windows in by_epoch.items():
-        steps = [loss for window in windows for loss in step_losses(window)]
+        mine = steps.epoch == epoch
         ends = history.epochs.get(epoch, ())
         evaluations = history.evaluations.get(epoch, ())
         yield {
@@ -144,8 +146,8 @@ def epoch_rows(history: History, spec: RunSpec | None) -> Iterator[Row]:
             "throughput_samples_s": applied_samples_s(history, epoch)
             if spec and is_asynchronous(spec)
             else throughput_samples_s([w for w in windows if w.counted]),
-            "train_loss": _mean([loss for _, loss, _ in steps]),
-            "train_acc_pct": _mean([accuracy for _, _, accuracy in steps]),
+            "train_loss": _mean(steps.loss[mine]),
+            "train_acc_pct": _mean(steps.acc_pct[mine]),
             "evaluation_loss": evaluation_loss(evaluations),
             "acc_pct": accuracy_pct(evaluations),
             "train_s": max((end.train_s for end in ends), default=None),
@@ -157,11 +159,28 @@ def epoch_rows(history: History, spec: RunSpec | None) -> Iterator[Row]:
         }
 
 
-def step_rows(history: History) -> Iterator[Row]:
-    """Yield a row for each step of which the loss is known, warm-up steps too: they train."""
-    for window in history.windows:
-        for step, loss, accuracy in step_losses(window):
-            yield {"epoch": window.parts[0].epoch, "step": step, "loss": loss, "acc_pct": accuracy}
+def step_frame(tables: Sequence[tuple[Row, StepTable]]) -> pd.DataFrame:
+    """Return the steps of all runs as one frame, from the key columns and the steps of each."""
+    lengths = [len(table.step) for _, table in tables]
+    places = np.repeat(np.arange(len(tables)), lengths)
+
+    def key(name: str, kind: str) -> Any:
+        # Millions of rows hold a few names: as categories they take a byte or two each.
+        if kind != TEXT:
+            return pd.array(np.repeat([row[name] for row, _ in tables], lengths), dtype=kind)  # type: ignore[call-overload]
+        names = sorted({row[name] for row, _ in tables})
+        codes = np.array([names.index(row[name]) for row, _ in tables], dtype=np.int32)
+        return pd.Categorical.from_codes(codes[places], categories=pd.Index(names, dtype=TEXT))
+
+    columns = {name: key(name, kind) for name, kind in KEY_COLUMNS.items()}
+    for name in ("epoch", "step", "loss", "acc_pct"):
+        values = np.concatenate([np.empty(0), *(getattr(table, name) for _, table in tables)])
+        columns[name] = pd.array(
+            values.astype(np.int64) if STEP_COLUMNS[name] == WHOLE else values, dtype=STEP_COLUMNS[name]
+        )  # type: ignore[call-overload]
+    return pd.DataFrame(columns).sort_values(
+        ["experiment", "repeat", "step"], kind="stable", ignore_index=True
+    )
 
 
 def _epochs(history: History) -> list[int]:
@@ -169,6 +188,6 @@ def _epochs(history: History) -> list[int]:
     return sorted(seen | history.epochs.keys() | history.evaluations.keys())
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
+def _mean(values: NDArray[np.float64]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else None

@@ -2,8 +2,8 @@
 
 The reference of a run is the fastest run on one device that differs in nothing but strategy and devices: of
 the same class (the same global batch: strong scaling), else with the same batch on each device (weak
-scaling). Data set, model, precision and cache must be the same. efficiency = speed-up / devices (Amdahl 1967; for weak
-scaling Gustafson 1988, with throughput as the measure of work).
+scaling). Data set, model, precision and cache must be the same. efficiency = speed-up / devices
+(Amdahl 1967; for weak scaling Gustafson 1988, with throughput as the measure of work).
 """
 
 from __future__ import annotations

@@ -104,7 +104,7 @@ def rank_intervals(rows: Sequence[str], better: Collection[tuple[str, str]]) -> 
 
 
 def rank_spans(beaten_by: Sequence[int], beats: Sequence[int]) -> list[tuple[int, int]]:
-    """Return (rank, rank_high) of rows, best estimate first, from how many are supported as better, and worse."""
+    """Return (rank, rank_high) of rows, best estimate first, from how many are supported better and worse."""
     rows = range(len(beats))
     low = [1 + beaten_by[row] for row in rows]
     high = [len(beats) - beats[row] for row in rows]

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from hpcbench.cluster.machine import Machine
+from hpcbench.cluster.seats import largest_share
 from hpcbench.config.catalog import Catalog
 from hpcbench.config.spec import RunSpec
 
@@ -15,17 +16,29 @@ OVERSUBSCRIBED = "cpu-oversubscribed"
 SHARED_MACHINE = "shared-machine"
 
 
-def why_not(spec: RunSpec, machine: Machine, catalog: Catalog, data: Mapping[str, str]) -> str | None:
-    """Return why a run can't go here, or None. `data` is where data sets are."""
-    if spec.resources.nodes > 1:
-        return f"it needs {spec.resources.nodes} nodes, and the local executor has this one"
-    return _why_no_gpu(spec, machine) or _why_no_torch(spec, catalog) or _why_no_data(spec, catalog, data)
+def why_not(spec: RunSpec, machine: Machine | None, catalog: Catalog, data: Mapping[str, str]) -> str | None:
+    """Return why a run can't go here, or None. `data` is where data sets are.
+
+    `machine` None: it goes to nodes that can't be looked at from here; what they lack is found there.
+    """
+    if machine is None:
+        folder = data.get(spec.dataset)
+        return _why_no_data(spec, catalog, data) if folder and Path(folder).is_dir() else None
+    if spec.resources.nodes > machine.nodes:
+        here = "the local executor has this one" if machine.nodes == 1 else f"{machine.nodes} are here"
+        return f"it needs {spec.resources.nodes} nodes, and {here}"
+    return (
+        _why_no_gpu(spec, machine)
+        or _why_no_torch(spec, catalog)
+        or _why_no_data(spec, catalog, data)
+        or _why_no_container(spec, data)
+    )
 
 
 def _why_no_gpu(spec: RunSpec, machine: Machine) -> str | None:
     if spec.device != "cuda":
         return None
-    needed, there = spec.processes * spec.devices, len(machine.gpus)
+    needed, there = largest_share(spec) * spec.devices, len(machine.gpus)
     if needed <= there:
         return None
     has = f"{there} of them" if there else "none"
@@ -33,7 +46,8 @@ def _why_no_gpu(spec: RunSpec, machine: Machine) -> str | None:
 
 
 def _why_no_torch(spec: RunSpec, catalog: Catalog) -> str | None:
-    if catalog.strategies[spec.strategy].torch_free or _installed("torch"):
+    contained = spec.container.runtime != "none"
+    if contained or catalog.strategies[spec.strategy].torch_free or _installed("torch"):
         return None
     return "torch is not installed here: pip install 'hpcbench-strategies[train]'"
 
@@ -44,23 +58,40 @@ def _installed(module: str) -> bool:
 
 
 def _why_no_data(spec: RunSpec, catalog: Catalog, data: Mapping[str, str]) -> str | None:
-    if not catalog.datasets[spec.dataset].needs_files:
-        return None
+    if not catalog.datasets[spec.dataset].needs_files or spec.smoke:
+        return None  # data of --smoke are generated where it runs
     folder = data.get(spec.dataset)
     if folder is None:
         return f"where is the data set {spec.dataset}? Say --data DIR, or set HPCBENCH_DATA"
-    return None if Path(folder).is_dir() else f"the data set {spec.dataset} is not there: no folder {folder}"
+    if not Path(folder).is_dir():
+        return f"the data set {spec.dataset} is not there: no folder {folder}"
+    return _problem_of(spec.dataset, folder, spec.dataset_options.get("corrupt"))
+
+
+@cache
+def _problem_of(name: str, folder: str, corrupt: str | None) -> str | None:
+    from hpcbench.training.data.check import find_problem  # numpy: sweeps without files need not wait for it
+
+    return find_problem(name, folder, {"corrupt": corrupt})
+
+
+def _why_no_container(spec: RunSpec, data: Mapping[str, str]) -> str | None:
+    if spec.container.runtime == "none":
+        return None
+    from hpcbench.cluster.enclosure import why_not_inside  # numpy and more, which others need not wait for
+
+    return why_not_inside(spec, data.get(spec.dataset))
 
 
 def cores_shared_by(runs: Iterable[RunSpec]) -> dict[str, int]:
-    """Return, for each kind of device, among how many of them a run of this sweep splits the machine's cores.
+    """Return, for each kind of device, among how many of them a run of this sweep splits a machine's cores.
 
-    That is the largest number of devices that any run of the kind uses: a run on fewer devices leaves cores
-    idle, as it would leave GPUs idle (docs/decisions/0005-threads-per-rank.md).
+    That is the largest number of devices of a machine that any run of the kind uses: a run on fewer devices
+    leaves cores idle, as it would leave GPUs idle (docs/decisions/0005-threads-per-rank.md).
     """
     shares: dict[str, int] = {}
     for spec in runs:
-        shares[spec.device] = max(shares.get(spec.device, 1), spec.processes * spec.devices)
+        shares[spec.device] = max(shares.get(spec.device, 1), largest_share(spec) * spec.devices)
     return shares
 
 
@@ -77,4 +108,4 @@ def warnings_of(spec: RunSpec, machine: Machine, *, shared: bool) -> list[str]:
 
 def oversubscribed(spec: RunSpec, machine: Machine) -> bool:
     """Return whether a run on CPUs has more processes than there are cores."""
-    return spec.device == "cpu" and spec.processes > machine.cores
+    return spec.device == "cpu" and largest_share(spec) > machine.cores

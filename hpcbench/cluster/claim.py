@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +42,11 @@ class Ending:
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """Who owns an attempt at a run, since when, and how it ended (None: it has not, or its owner died)."""
+    """Who owns an attempt at a run, since when, and how it ended (None: it has not, or its owner died).
+
+    `restart` counts how often the scheduler had put the job back into its queue by then, `nodes` are those of
+    the run as the scheduler calls them.
+    """
 
     folder: RunFolder
     attempt: int
@@ -50,6 +55,12 @@ class Claim:
     owner: ProcessIdentity
     time_ns: int
     ending: Ending | None = None
+    restart: int = 0
+    nodes: tuple[str, ...] = ()
+
+    def superseded(self) -> bool:
+        """Return whether there is a newer attempt: then this one was given up as dead, and must not go on."""
+        return self.folder.claim(self.attempt + 1).exists()
 
     def beat(self) -> None:
         """Show that the owner lives, to those who can't look at its processes."""
@@ -79,6 +90,8 @@ class Claim:
             "owner": self.owner.to_json(),
             "time_ns": self.time_ns,
             "ending": None,
+            "restart": self.restart,
+            "nodes": self.nodes,
         }
 
 
@@ -87,6 +100,8 @@ def _page(values: dict[str, Any]) -> bytes:
     if ending:
         ending = ending | {"reason": ending["reason"][:REASON_CHARACTERS]}
     text = json.dumps(values | {"ending": ending}).encode()
+    if len(text) >= PAGE_BYTES:  # a job of hundreds of nodes
+        text = json.dumps(values | {"ending": ending, "nodes": values["nodes"][:1]}).encode()
     assert len(text) < PAGE_BYTES, "a claim fits its page"
     return text.ljust(PAGE_BYTES - 1) + b"\n"
 
@@ -107,25 +122,38 @@ def read_claim(folder: RunFolder, attempt: int) -> Claim:
         return Claim(
             folder=folder, attempt=attempt, run_id="", job_id="", owner=nobody, time_ns=0, ending=ended
         )
-    owner, ending = values.pop("owner"), values.pop("ending")
+    owner, ending, nodes = values.pop("owner"), values.pop("ending"), values.pop("nodes", ())
     return Claim(
         folder=folder,
         owner=ProcessIdentity(**owner),
         ending=Ending(**ending) if ending else None,
+        nodes=tuple(nodes),
         **values,
     )
 
 
-def claim_next(folder: RunFolder, spec: RunSpec, job_id: str, *, silent: bool = False) -> Claim:
+def claim_next(
+    folder: RunFolder,
+    spec: RunSpec,
+    job_id: str,
+    *,
+    silent: bool = False,
+    restart: int = 0,
+    nodes: Sequence[str] = (),
+    is_over: Callable[[str], bool | None] = lambda job_id: None,
+) -> Claim:
     """Claim the next attempt at a run for this process.
 
     The attempt before must be over without having finished, or its owner provably dead; with `silent`, an
-    owner on another machine that has shown no sign of life for a while counts as dead too. Raises
+    owner on another machine that has shown no sign of life for a while counts as dead too. `is_over` asks
+    the scheduler about another job (None: it does not know). A job that was put back into the queue takes
+    over from itself: there is only one of it, whatever a node that was given up may still believe. Raises
     AlreadyClaimedError.
     """
     before = latest_claim(folder)
     if before is not None:
-        _raise_if_owned(before, silent)
+        if not (before.job_id == job_id and before.restart < restart):
+            _raise_if_owned(before, silent, is_over)
         if is_finished(folder, before.attempt, spec.processes):
             raise AlreadyClaimedError("it is done")
     claim = Claim(
@@ -135,6 +163,8 @@ def claim_next(folder: RunFolder, spec: RunSpec, job_id: str, *, silent: bool = 
         job_id=job_id,
         owner=ProcessIdentity.current(),
         time_ns=time.time_ns(),
+        restart=restart,
+        nodes=tuple(nodes),
     )
     folder.path.mkdir(parents=True, exist_ok=True)
     # Written aside and linked into place: a claim is there whole or not at all, also over NFS.
@@ -149,8 +179,10 @@ def claim_next(folder: RunFolder, spec: RunSpec, job_id: str, *, silent: bool = 
     return claim
 
 
-def _raise_if_owned(claim: Claim, silent: bool) -> None:
+def _raise_if_owned(claim: Claim, silent: bool, is_over: Callable[[str], bool | None]) -> None:
     alive = claim.owner_alive()
+    if alive is None and is_over(claim.job_id):
+        return
     if alive:
         raise AlreadyClaimedError(f"it is running in job {claim.job_id} (process {claim.owner.pid})")
     if alive is None and not (silent and claim.silent_s() > SILENT_AFTER_S):

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from hpcbench.cluster.admission import oversubscribed, why_not
-from hpcbench.cluster.jobs import read_jobs
+from hpcbench.cluster.jobs import Living, read_jobs
 from hpcbench.cluster.machine import Machine
 from hpcbench.cluster.plan import run_key
 from hpcbench.cluster.status import RunStatus, run_status
@@ -65,12 +65,12 @@ def decide(
     runs: Sequence[RunSpec],
     data: Mapping[str, str],
     results: ResultsFolder,
-    machine: Machine,
+    machine: Machine | None,
     catalog: Catalog,
 ) -> list[Decision]:
-    """Decide for each run, in the given order."""
+    """Decide for each run, in the given order; `machine` is None where they go to the nodes of a cluster."""
     jobs = read_jobs(results)
-    living = [job for job in jobs if job.alive()]
+    living = Living(jobs)
     decisions = []
     for spec in runs:
         folder = results.run(spec.name, spec.repeat)
@@ -102,7 +102,7 @@ def _of_known(spec: RunSpec, status: RunStatus) -> Decision | None:
 def _of_new(
     spec: RunSpec,
     data: Mapping[str, str],
-    machine: Machine,
+    machine: Machine | None,
     catalog: Catalog,
     status: RunStatus | None = None,
 ) -> Decision:
@@ -112,7 +112,7 @@ def _of_new(
     notes = []
     if status and status.state != "pending":
         notes.append(f"again: {status.state}{f', {status.reason}' if status.reason else ''}")
-    if oversubscribed(spec, machine):
+    if machine is not None and oversubscribed(spec, machine):
         notes.append(f"{spec.processes} processes on {machine.cores} cores: one thread each, a warning")
     return Decision(spec=spec, action=Action.RUN, reason="; ".join(notes), status=status)
 

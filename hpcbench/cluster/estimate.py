@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import mean
@@ -9,7 +10,7 @@ from statistics import mean
 from hpcbench.cluster.decide import Action, Decision
 from hpcbench.cluster.show import duration
 from hpcbench.config.spec import RunSpec
-from hpcbench.errors import InputError
+from hpcbench.errors import HpcbenchError, InputError
 
 # Of each process: its record and its log. Of each run: spec, claim, rendezvous.
 FILES_PER_PROCESS = 2
@@ -30,9 +31,9 @@ def estimate(decisions: Sequence[Decision], to_do: Sequence[RunSpec]) -> str:
 
 
 def gpu_hours_at_most(to_do: Sequence[RunSpec]) -> float:
-    """Return the GPU-hours if every run used up its time limit."""
+    """Return the GPU-hours if every run used up its time limit: all GPUs of its nodes are its own."""
     return sum(
-        spec.resources.time_s / 3600 * spec.processes * spec.devices
+        spec.resources.time_s / 3600 * spec.resources.nodes * spec.resources.gpus_per_node
         for spec in to_do
         if spec.device == "cuda"
     )
@@ -46,6 +47,20 @@ def refuse_above(limit: float | None, to_do: Sequence[RunSpec]) -> None:
             f"--max-gpu-hours {limit:g}: these runs may use {needed:.1f} GPU-hours by their time limits. "
             "Lower resources.time, pick runs with --only, or raise the limit"
         )
+
+
+def ask_above(limit: float, to_do: Sequence[RunSpec]) -> None:
+    """Ask before so many GPU-hours may be used; raises HpcbenchError without somebody to ask, or for a no."""
+    needed = gpu_hours_at_most(to_do)
+    if needed <= limit:
+        return
+    if not sys.stdin.isatty():
+        raise InputError(
+            f"these runs may use {needed:.0f} GPU-hours by their time limits: say --yes, or --max-gpu-hours N"
+        )
+    answer = input(f"Use up to {needed:.0f} GPU-hours? [y/N] ")
+    if answer.strip().lower() not in ("y", "yes"):
+        raise HpcbenchError("nothing was started")
 
 
 def _expected(decisions: Sequence[Decision], to_do: Sequence[RunSpec]) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpcbench.cluster import queue
@@ -16,11 +18,15 @@ from hpcbench.cluster.inbox import Inbox
 from hpcbench.cluster.jobs import write_identity
 from hpcbench.cluster.machine import Machine, this_machine
 from hpcbench.cluster.plan import JobPlan, read_plan, run_key
+from hpcbench.cluster.ranks import RankSet
 from hpcbench.cluster.stored import StoredRun, read_stored
-from hpcbench.cluster.supervisor import Assignment, supervise
+from hpcbench.cluster.supervisor import Assignment, ranks_here, supervise
+from hpcbench.config.spec import RunSpec
 from hpcbench.errors import HpcbenchError
 from hpcbench.records import ledger
-from hpcbench.records.layout import ResultsFolder
+from hpcbench.records.layout import ResultsFolder, RunFolder
+
+POLL_S = 0.2
 
 
 def run_job(plan_path: str) -> None:
@@ -38,11 +44,32 @@ def run_job(plan_path: str) -> None:
         folder=queue.queue_folder(),
         stopped=inbox.stopped,
     ):
+        if plan.nodes > 1:
+            over_nodes(plan, inbox)
+            return
         for name, repeat in plan.runs:
             if inbox.stopped():
-                _say(f"stopped by {inbox.stopped_by}")
+                say(f"stopped by {inbox.stopped_by}")
                 break
             work.do(name, repeat)
+
+
+def over_nodes(plan: JobPlan, inbox: Inbox) -> None:
+    """Do the runs on several nodes of the allocation around this process, with a supervisor on each."""
+    process = subprocess.Popen(
+        [
+            "srun", "--overlap", f"--nodes={plan.nodes}", f"--ntasks={plan.nodes}", "--ntasks-per-node=1",
+            "--cpu-bind=none", "--kill-on-bad-exit=1", "--unbuffered",
+            sys.executable, "-u", "-m", "hpcbench.cluster.slurm.node", str(plan.folder.plan),
+        ],
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    told = False
+    while process.poll() is None:
+        if inbox.stopped() and not told:
+            told = True
+            process.send_signal(signal.SIGTERM)  # srun passes it on to every node
+        time.sleep(POLL_S)
 
 
 def submitters_environment(environment: Mapping[str, str], visible_devices: str | None) -> dict[str, str]:
@@ -60,6 +87,7 @@ class Work:
     machine: Machine
     environment: dict[str, str]
     inbox: Inbox
+    failed: list[str] = field(default_factory=list)
 
     def wants_all_cores(self) -> bool:
         """Return whether a run has more processes than there are cores: such a run goes alone."""
@@ -74,21 +102,34 @@ class Work:
         began = time.monotonic()
         try:
             stored = read_stored(folder)
-            claim = claim_next(folder, stored.spec, self.plan.job_id, silent=self.plan.presume_silent_dead)
+            claim = self.claim(folder, stored.spec)
             entry = ledger.Attempt(
-                job_id=self.plan.job_id, run=key, run_id=stored.spec.run_id, attempt=claim.attempt
+                job_id=claim.job_id, run=key, run_id=stored.spec.run_id, attempt=claim.attempt
             )
             ledger.append(results.ledger, entry)
-            ending = supervise(self._assignment(stored, claim), self.inbox)
+            task = self.assignment(stored, claim)
+            ending = supervise(task, self.inbox, self.ranks(task))
         except AlreadyClaimedError as error:
-            _say(f"{key}: left out: {error}")
+            say(f"{key}: left out: {error}")
         except (HpcbenchError, OSError) as error:
             # A full disk, a folder that somebody has removed: the other runs may still be possible.
-            _say(f"{key}: could not be done: {error}")
+            say(f"{key}: could not be done: {error}")
+            self.failed.append(key)
         else:
-            _say(f"{key}: {_describe(ending)} after {time.monotonic() - began:.1f} s")
+            say(f"{key}: {_describe(ending)} after {time.monotonic() - began:.1f} s")
+            if ending.state == "failed":
+                self.failed.append(key)
 
-    def _assignment(self, stored: StoredRun, claim: Claim) -> Assignment:
+    def claim(self, folder: RunFolder, spec: RunSpec) -> Claim:
+        """Claim the next attempt at a run; raises AlreadyClaimedError."""
+        return claim_next(folder, spec, self.plan.job_id, silent=self.plan.presume_silent_dead)
+
+    def ranks(self, task: Assignment) -> RankSet:
+        """Return who starts the ranks of a run."""
+        return ranks_here(task, self.inbox.messages.put)
+
+    def assignment(self, stored: StoredRun, claim: Claim) -> Assignment:
+        """Return what the ranks of a claimed run are given."""
         return Assignment(
             spec=stored.spec,
             claim=claim,
@@ -103,5 +144,6 @@ def _describe(ending: Ending) -> str:
     return f"{ending.state}: {ending.reason}" if ending.reason else ending.state
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Note in the job's log what happens, and when."""
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

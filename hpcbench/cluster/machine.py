@@ -19,11 +19,15 @@ QUERY_TIMEOUT_S = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """`cores` may be used by this process (affinity and cgroup quota respected), `gpus` are visible ones."""
+    """`cores` may be used by this process (affinity and cgroup quota respected), `gpus` are visible ones.
+
+    `nodes` are like machines that belong together: inside an allocation of a scheduler there may be several.
+    """
 
     cores: int
     memory_bytes: int
     gpus: tuple[str, ...] = ()
+    nodes: int = 1
 
 
 def this_machine(environment: Mapping[str, str] = os.environ) -> Machine:
@@ -32,6 +36,7 @@ def this_machine(environment: Mapping[str, str] = os.environ) -> Machine:
         cores=usable_cores(),
         memory_bytes=psutil.virtual_memory().total,
         gpus=visible_gpus(installed_gpus(), environment.get("CUDA_VISIBLE_DEVICES")),
+        nodes=int(environment.get("SLURM_JOB_NUM_NODES", "1")),
     )
 
 

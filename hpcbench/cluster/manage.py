@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import sys
 import time
@@ -13,8 +14,7 @@ from filelock import FileLock
 
 from hpcbench.cluster import interrupts
 from hpcbench.cluster.admission import why_not
-from hpcbench.cluster.executor import start_job
-from hpcbench.cluster.jobs import cancel_job, read_jobs
+from hpcbench.cluster.jobs import cancel_job, cancel_on_cluster, read_jobs
 from hpcbench.cluster.machine import this_machine
 from hpcbench.cluster.status import BAD, RunStatus, State, counts, open_results, read_status
 from hpcbench.cluster.stored import read_stored
@@ -22,7 +22,7 @@ from hpcbench.config.catalog import Catalog
 from hpcbench.errors import InputError
 from hpcbench.records.layout import ResultsFolder
 
-WATCH_S = 2.0
+WATCH_S, SLOWEST_WATCH_S = 2.0, 30.0
 # What plain `retry` takes: everything that is neither done nor in a job.
 UNFINISHED: tuple[State, ...] = ("failed", "lost", "interrupted", "cancelled", "pending")
 
@@ -60,12 +60,14 @@ def _watch(results: ResultsFolder) -> list[RunStatus]:
 
     from hpcbench.cluster import show
 
-    runs = read_status(results)
+    before = runs = read_status(results)
+    pause_s = WATCH_S
     with Live(console=show.console(stderr=True), auto_refresh=False, transient=True) as live:
         while any(run.queued or run.state == "running" for run in runs):
             live.update(show.status_view(results.path, runs), refresh=live.console.is_terminal)
-            time.sleep(WATCH_S)
-            runs = read_status(results)
+            time.sleep(pause_s * random.uniform(0.8, 1.2))  # a scheduler is asked less and less often
+            pause_s = min(SLOWEST_WATCH_S, pause_s * 1.2) if runs == before else WATCH_S
+            before, runs = runs, read_status(results)
     return runs
 
 
@@ -73,9 +75,12 @@ def cancel(path: str) -> int:
     """End all jobs of a results folder."""
     results = open_results(path)
     living = [job for job in read_jobs(results) if job.alive()]
+    for job_id in cancel_on_cluster(results, [job for job in living if job.slurm]):
+        print(f"cancelled {job_id}")
     for job in living:
-        cancel_job(results, job)
-        print(f"cancelled job {job.job_id}")
+        if not job.slurm:
+            cancel_job(results, job)
+            print(f"cancelled job {job.job_id}")
     if not living:
         print("hpcbench: no job of these results is running or waiting", file=sys.stderr)
     return 0
@@ -89,31 +94,44 @@ def retry(
     failed: bool,
     lost: bool,
     shared: bool,
-    detach: bool,
+    detach: bool | None,
+    exclude_failed_nodes: bool = False,
+    more: float | None = None,
 ) -> int:
-    """Do runs again that are not done; returns the exit status. `rank` prints the table at the end."""
+    """Do runs again that are not done; returns the exit status. `rank` prints the table at the end.
+
+    They go where the sweep went the last time. `more` multiplies time or memory where a run had too little.
+    """
+    # Profiles are checked by pydantic, which `status` need not wait for.
+    from hpcbench.cluster import again
+    from hpcbench.cluster.executor import OnThisMachine
+
     results = open_results(path)
+    execution = again.like_the_last_time(results, shared=shared, presume_silent_dead=lost)
     states = [*(["failed"] if failed else []), *(["lost"] if lost else [])] or list(UNFINISHED)
     with interrupts.held_back() as interrupted, FileLock(results.submission_lock):
         runs = [run for run in read_status(results) if run.state in states and not run.queued]
         if not runs:
             print(f"hpcbench: no run of these results is {' or '.join(states)}", file=sys.stderr)
             return 0
-        _refuse_impossible(results, runs, catalog)
+        if isinstance(execution, OnThisMachine):
+            _refuse_impossible(results, runs, catalog)
         in_order = sorted(runs, key=lambda run: (run.repeat, run.name))  # repeats stay interleaved
-        job_id = start_job(
-            results,
-            [(run.name, run.repeat) for run in in_order],
-            shared=shared,
-            presume_silent_dead=lost,
-        )
+        if exclude_failed_nodes:
+            execution = again.without_failed_nodes(execution, results, in_order)
+        if more is not None:
+            execution = again.with_more(execution, results, in_order, more)
+        specs = [read_stored(results.run(run.name, run.repeat)).spec for run in in_order]
+        execution.check(specs)
+        job_ids = execution.start(results, specs)
     print(f"hpcbench: {len(runs)} runs again", file=sys.stderr)
     from hpcbench.cluster import wait
 
+    detach = execution.detaches if detach is None else detach
     if detach and not interrupted:
-        return wait.leave(results, job_id)
+        return wait.leave(results, job_ids)
     keys = [run.key for run in in_order]
-    return wait.see_through(results, job_id, keys, rank, interrupted=bool(interrupted))
+    return wait.see_through(results, job_ids, keys, rank, interrupted=bool(interrupted))
 
 
 def _refuse_impossible(results: ResultsFolder, runs: Sequence[RunStatus], catalog: Catalog) -> None:
@@ -145,7 +163,7 @@ def clean(path: str) -> int:
 
 
 def _of_jobs(results: ResultsFolder) -> list[Path]:
-    living = {job.job_id for job in read_jobs(results) if job.alive()}
+    living = {job.folder.path.name for job in read_jobs(results) if job.alive()}
     return [folder for folder in results.jobs.glob("*") if folder.is_dir() and folder.name not in living]
 
 

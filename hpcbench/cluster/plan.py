@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import platform
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from hpcbench.records.layout import JobFolder, ResultsFolder
@@ -18,6 +19,9 @@ class JobPlan:
 
     `visible_devices` is the submitter's CUDA_VISIBLE_DEVICES, which submitit overwrites.
     `presume_silent_dead` lets the job take over from owners on other machines that show no sign of life.
+    What follows it is for jobs of Slurm: their unique `name` there, whether each run is an element of an
+    `array`, on how many `nodes` they are done together, how often they may go back into the queue, and how
+    long before the end of their time they are told.
     """
 
     job_id: str
@@ -26,6 +30,12 @@ class JobPlan:
     shared: bool = False
     presume_silent_dead: bool = False
     visible_devices: str | None = None
+    name: str | None = None
+    array: bool = False
+    nodes: int = 1
+    max_requeues: int = 0
+    notice_s: float = 0.0
+    host: str = field(default_factory=platform.node)
 
     @property
     def folder(self) -> JobFolder:
@@ -51,3 +61,8 @@ def new_job_id() -> str:
 def run_key(name: str, repeat: int) -> str:
     """Return how the ledger names a run."""
     return f"{name}/r{repeat}"
+
+
+def element_id(job_id: str, index: int | None) -> str:
+    """Return how an element of an array is named: `index` counts from 0; None for a job that is no array."""
+    return job_id if index is None else f"{job_id}.{index}"

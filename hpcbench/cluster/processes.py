@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -33,9 +32,7 @@ class ProcessIdentity:
         ticks = _start_ticks(pid)
         if ticks is None:
             raise ProcessLookupError(pid)
-        return cls(
-            host=platform.node(), boot_id=_boot_id(), namespace=_namespace(), pid=pid, start_ticks=ticks
-        )
+        return cls(host=this_host(), boot_id=_boot_id(), namespace=_namespace(), pid=pid, start_ticks=ticks)
 
     @classmethod
     def current(cls) -> Self:
@@ -44,7 +41,7 @@ class ProcessIdentity:
 
     def alive(self) -> bool | None:
         """Return whether it lives; None where nobody here knows (another machine or container)."""
-        if self.host != platform.node():
+        if self.host != this_host():
             return None
         if self.boot_id != _boot_id():
             return False
@@ -75,6 +72,6 @@ def _start_ticks(pid: int) -> int | None:
     return None if fields[STAT_STATE] in "ZX" else int(fields[STAT_START_TIME])
 
 
-def host_address() -> str:
-    """Return the name under which other nodes find this one."""
-    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+def this_host() -> str:
+    """Return the name of this machine; inside a job of Slurm the one that Slurm has for it."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()

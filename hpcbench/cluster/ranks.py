@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+from hpcbench.cluster.containers import Start
 
 WORKER = (sys.executable, "-m", "hpcbench.training.worker")
 PR_SET_PDEATHSIG = 1
@@ -19,6 +22,11 @@ PR_SET_PDEATHSIG = 1
 # Signals that end a process for a cause of its own. SIGABRT is not among them: gloo and NCCL abort where a
 # peer has gone.
 OWN_CAUSE = frozenset({signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
+
+# What an exit status above 128 says where a container's runtime passes on how a rank ended. A rank that was
+# told to stop leaves with such a status by itself (hpcbench.training.worker): that is none of these.
+PASSED_ON = {128 + number: number for number in (*OWN_CAUSE, signal.SIGABRT)}
+REMOVE_TIMEOUT_S = 60
 
 # Kills the process groups that it has been told of when the supervisor is gone. A rank itself dies by
 # PDEATHSIG; what a rank has started, such as the processes that load data, does not inherit that.
@@ -31,15 +39,52 @@ GUARD = (
 
 @dataclass(frozen=True)
 class Exit:
-    """A rank has ended: with `code`, or by `signal`."""
+    """A rank has ended: with `code`, or by `signal`, or nobody knows how because its node is `lost`."""
 
     rank: int
     time_ns: int
     code: int | None
     signal: signal.Signals | None
+    lost: str | None = None
 
     def __str__(self) -> str:
+        if self.lost:
+            return f"its node {self.lost} has gone"
         return f"was killed by {self.signal.name}" if self.signal else f"left with exit status {self.code}"
+
+
+class RankSet(Protocol):
+    """The processes of a run, wherever they are; what `Ranks` is for those of one node."""
+
+    def start(self, rank: int, environment: Mapping[str, str], log: Path) -> None:
+        """Start a rank."""
+
+    def watch(self) -> None:
+        """Report the ends of ranks from now on."""
+
+    def tell(self, ranks: Sequence[int], number: signal.Signals) -> None:
+        """Send a signal to ranks."""
+
+    def kill(self) -> None:
+        """End all that is left of them."""
+
+    def finish(self) -> None:
+        """Leave nothing behind."""
+
+
+class Enclosure(Protocol):
+    """Where the ranks of this node run: on the machine itself, or in containers."""
+
+    def start(self, rank: int, environment: Mapping[str, str]) -> Start:
+        """Return how to start a rank that is to see this environment."""
+
+
+class OnMachine:
+    """No container."""
+
+    def start(self, rank: int, environment: Mapping[str, str]) -> Start:
+        """Return the worker, as it is."""
+        return Start(argv=WORKER, environment=environment)
 
 
 class Guard:
@@ -76,19 +121,25 @@ class Ranks:
     innocent process group.
     """
 
-    def __init__(self, report: Callable[[Exit], None]) -> None:
+    def __init__(self, report: Callable[[Exit], None], enclose: Callable[[], Enclosure] = OnMachine) -> None:
         self._report = report
+        self._enclose = enclose
+        self._enclosure: Enclosure | None = None
         self._guard = Guard()
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._starts: dict[int, Start] = {}
 
     def start(self, rank: int, environment: Mapping[str, str], log: Path) -> None:
-        """Start a rank; it prints into `log`."""
+        """Start a rank; it prints into `log`. Raises ContainerError where its container can't be used."""
+        if self._enclosure is None:
+            self._enclosure = self._enclose()
+        start = self._starts[rank] = self._enclosure.start(rank, environment)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._processes[rank] = subprocess.Popen(
-                WORKER,
-                env=dict(environment),
-                stdin=subprocess.DEVNULL,
+                start.argv,
+                env=dict(start.environment),
+                stdin=subprocess.PIPE if start.client else subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -109,13 +160,17 @@ class Ranks:
         assert ended is not None
         by_itself = ended.si_code == os.CLD_EXITED
         code = ended.si_status if by_itself else None
-        self._report(Exit(rank, time.time_ns(), code, None if by_itself else signal.Signals(ended.si_status)))
+        number = None if by_itself else signal.Signals(ended.si_status)
+        if self._starts[rank].contained and ended.si_status in PASSED_ON:
+            code, number = None, PASSED_ON[ended.si_status]
+        self._report(Exit(rank, time.time_ns(), code, number))
 
     def tell(self, ranks: Sequence[int], number: signal.Signals) -> None:
         """Send a signal to ranks, not to what they have started."""
         for rank in ranks:
             # Not Popen.send_signal: that collects a rank that has ended.
-            os.kill(self._processes[rank].pid, number)
+            stop = self._starts[rank].stop if number is signal.SIGTERM else number
+            os.kill(self._processes[rank].pid, stop)
 
     def kill(self) -> None:
         """End all that is left of the ranks and of what they have started."""
@@ -128,9 +183,31 @@ class Ranks:
     def finish(self) -> None:
         """Leave nothing behind."""
         self.kill()
-        for process in self._processes.values():
-            process.wait()
+        for rank, process in self._processes.items():
+            killed = process.wait() < 0
+            if process.stdin is not None:
+                process.stdin.close()
+            if killed:
+                _remove(self._starts[rank])
         self._guard.dismiss()
+
+
+def _remove(start: Start) -> None:
+    """Make sure that a container whose client has been killed is gone."""
+    if start.remove is None:
+        return
+    try:
+        subprocess.run(
+            start.remove,
+            env=dict(start.environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=REMOVE_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"{' '.join(start.remove)}: {error}", file=sys.stderr)
 
 
 def _die_with_parent(parent: int) -> Callable[[], None]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpcbench.cluster.claim import SILENT_AFTER_S, Claim, latest_claim, read_claim
-from hpcbench.cluster.jobs import Job, read_jobs
+from hpcbench.cluster.jobs import Job, Jobs, Living, read_jobs
 from hpcbench.cluster.plan import run_key
 from hpcbench.cluster.progress import Progress, read_progress
 from hpcbench.cluster.stored import read_raw
@@ -72,7 +72,7 @@ def open_results(path: str) -> ResultsFolder:
 def read_status(results: ResultsFolder) -> list[RunStatus]:
     """Return the status of each run that has a folder, by name and repeat."""
     jobs = read_jobs(results)
-    living = [job for job in jobs if job.alive()]
+    living = Living(jobs)
     return [
         run_status(name, repeat, folder, jobs, living)
         for name, repeat, folder in results.runs()
@@ -95,42 +95,64 @@ def run_status(
         state="pending",
     )
     claim = latest_claim(folder)
-    planned = [job for job in living if known.key in job.runs]
-    queued_in = _who_will_do_it(folder, claim, planned)
+    if claim is not None:
+        known = replace(known, attempt=claim.attempt, job_id=claim.job_id, wall_s=_wall_s(claim))
+        if is_finished(folder, claim.attempt, spec["ranks"] + spec["servers"]):
+            return replace(known, state="done")
+    mine = Jobs(jobs).of(known.key) if not isinstance(jobs, Jobs) else jobs.of(known.key)
+    planned = [job for job in mine if job in living]
     if claim is None:
-        return _never_begun(known, [job for job in jobs if known.key in job.runs], queued_in)
-    known = replace(known, attempt=claim.attempt, job_id=claim.job_id, wall_s=_wall_s(claim))
-    if is_finished(folder, claim.attempt, spec["ranks"] + spec["servers"]):
-        return replace(known, state="done")
-    alive = claim.owner_alive()
+        return _never_begun(known, mine, planned[0] if planned else None)
+    alive = _works(claim, mine)
     if alive or (alive is None and claim.silent_s() < SILENT_AFTER_S):
         return replace(known, state="running", progress=read_progress(folder, claim.attempt, spec))
+    queued_in = _who_will_do_it(folder, claim, planned)
     ended = _ending(known, folder, claim)
-    return _queued_again(ended, queued_in) if queued_in else ended
+    if queued_in:
+        return _queued_again(ended, queued_in)
+    return _in_schedulers_words(ended, mine) if ended.state == "lost" else ended
 
 
-def _who_will_do_it(folder: RunFolder, claim: Claim | None, planned: list[Job]) -> Job | None:
-    """Return the living job that has this run before it, if there is one."""
-    if not planned or (claim and claim.owner_alive()):
-        return None
+def _works(claim: Claim, jobs: Sequence[Job]) -> bool | None:
+    """Return whether the owner of a claim works at it; None where neither machine nor scheduler knows."""
+    alive = claim.owner_alive()
+    if alive is not None:
+        return alive
+    job = next((job for job in jobs if job.job_id == claim.job_id), None)
+    return job.works_at(claim) if job else None
+
+
+def _who_will_do_it(folder: RunFolder, claim: Claim, planned: list[Job]) -> Job | None:
+    """Return the living job that has this run before it, if there is one.
+
+    A job that has begun it does it again only if it was put back into the queue in the meantime.
+    """
     begun = {read_claim(folder, attempt).job_id for attempt in folder.attempts()}
-    return next((job for job in planned if job.job_id not in begun), None)
+    failed = claim.ending is not None and claim.ending.state == "failed"
+    return next(
+        (job for job in planned if job.job_id not in begun or (not failed and job.comes_back(claim))), None
+    )
+
+
+def _in_schedulers_words(lost: RunStatus, jobs: Sequence[Job]) -> RunStatus:
+    job = next((job for job in jobs if job.job_id == lost.job_id), None)
+    words = job.last_words() if job else ""
+    return replace(lost, reason=f"{lost.reason} ({words})") if words else lost
 
 
 def _never_begun(known: RunStatus, jobs: Sequence[Job], queued_in: Job | None) -> RunStatus:
     if queued_in:
-        return replace(known, queued=True, reason="queued", job_id=queued_in.job_id)
+        return replace(known, queued=True, reason=queued_in.waits(), job_id=queued_in.job_id)
     if not jobs:
         return replace(known, reason="not submitted")
     known = replace(known, job_id=jobs[-1].job_id)
     if jobs[-1].cancelled:
         return replace(known, state="cancelled", reason="cancelled before it began")
-    reason = f"its job ended before it came to this run; what it said is in {jobs[-1].folder.path}"
-    return replace(known, state="lost", reason=reason)
+    return replace(known, state="lost", reason=jobs[-1].how_it_never_came())
 
 
 def _queued_again(ended: RunStatus, job: Job) -> RunStatus:
-    reason = f"queued again; attempt {ended.attempt} {ended.state}: {ended.reason}"
+    reason = f"{job.waits()}, again; attempt {ended.attempt} {ended.state}: {ended.reason}"
     return replace(ended, state="pending", queued=True, reason=reason, job_id=job.job_id, last_lines=[])
 
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
 from hpcbench.cluster import verdict
 from hpcbench.cluster.claim import HEARTBEAT_S, Claim, Ending
+from hpcbench.cluster.containers import ContainerError
 from hpcbench.cluster.inbox import Inbox
-from hpcbench.cluster.ranks import Exit, Ranks
+from hpcbench.cluster.ranks import Exit, Ranks, RankSet
+from hpcbench.cluster.seats import seats_of
 from hpcbench.config.placement import Placement, without_foreign
 from hpcbench.config.spec import RunSpec
 
@@ -30,7 +32,11 @@ THREAD_VARIABLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """A claimed attempt at a run, and what its ranks are given. `environment` is that of the submitter."""
+    """A claimed attempt at a run, and what its ranks are given. `environment` is that of the submitter.
+
+    `node` is this supervisor's, `address` where rank 0 is found from here, `grace_s` what ranks that are told
+    to stop get.
+    """
 
     spec: RunSpec
     claim: Claim
@@ -38,6 +44,9 @@ class Assignment:
     data: str | None
     warnings: list[str]
     environment: Mapping[str, str]
+    node: int = 0
+    address: str = "127.0.0.1"
+    grace_s: float = GRACE_S
 
 
 class Cause(Enum):
@@ -46,27 +55,37 @@ class Cause(Enum):
     RANK = "a rank ended without having finished"
     STOP = "the supervisor was told to stop"
     TIME = "the time limit was reached"
+    SUPERSEDED = "somebody else has taken the run over"
 
 
 @dataclass
 class Course:
-    """What has happened so far. `killed` are ranks that did not end when they were told to."""
+    """What has happened so far. `killed` are ranks that did not end when they were told to.
+
+    `refused` says why no rank could be started.
+    """
 
     exits: dict[int, Exit] = field(default_factory=dict)
     killed: frozenset[int] = frozenset()
     cause: Cause | None = None
     stopped_by: signal.Signals | None = None
+    refused: str | None = None
 
 
-def supervise(task: Assignment, inbox: Inbox) -> Ending:
-    """Do an attempt at a run, from the start of its ranks to the note in its claim."""
-    ranks = Ranks(inbox.messages.put)
+def supervise(task: Assignment, inbox: Inbox, ranks: RankSet | None = None) -> Ending:
+    """Do an attempt at a run, from the start of its ranks to the note in its claim.
+
+    `ranks` are those of all nodes; without it, all are started here.
+    """
+    ranks = ranks or ranks_here(task, inbox.messages.put)
     try:
         for rank in range(task.spec.processes):
             log = task.claim.folder.log(task.claim.attempt, rank)
             ranks.start(rank, rank_environment(task, rank), log)
         ranks.watch()
         course = _attend(task, ranks, inbox)
+    except ContainerError as error:
+        course = Course(refused=str(error))
     finally:
         ranks.finish()
     ending = verdict.conclude(task.spec, task.claim, course.exits, course.killed, _told(task, course))
@@ -74,14 +93,31 @@ def supervise(task: Assignment, inbox: Inbox) -> Ending:
     return ending
 
 
+def ranks_here(task: Assignment, report: Callable[[Exit], None]) -> Ranks:
+    """Return who starts ranks on this node, in containers where the run has an image."""
+    if task.spec.container.runtime == "none":
+        return Ranks(report)
+    # Only here: it needs numpy and more, which a run without an image need not wait for.
+    from hpcbench.cluster.enclosure import in_containers
+
+    return Ranks(
+        report,
+        lambda: in_containers(task.spec, task.claim.folder.path, task.data, task.environment),
+    )
+
+
 def rank_environment(task: Assignment, rank: int) -> dict[str, str]:
     """Return the submitter's environment, without other launchers' words, with the rank's place."""
+    seat = seats_of(task.spec)[rank]
     place = Placement(
         run_folder=str(task.claim.folder.path),
         attempt=task.claim.attempt,
         rank=rank,
         processes=task.spec.processes,
-        local_rank=rank,
+        local_rank=seat.local_rank,
+        node=seat.node,
+        nodes=task.spec.resources.nodes,
+        address="127.0.0.1" if rank == 0 else task.address,
         threads=task.threads,
         data=task.data,
         process_start_ns=time.time_ns(),
@@ -100,7 +136,7 @@ def thread_environment(threads: int) -> dict[str, str]:
     return dict.fromkeys(THREAD_VARIABLES, str(threads))
 
 
-def _attend(task: Assignment, ranks: Ranks, inbox: Inbox) -> Course:
+def _attend(task: Assignment, ranks: RankSet, inbox: Inbox) -> Course:
     """Wait until every rank has ended, and end all of them as soon as there is a cause."""
     course = Course()
     deadline = time.monotonic() + task.spec.resources.time_s
@@ -114,8 +150,9 @@ def _attend(task: Assignment, ranks: Ranks, inbox: Inbox) -> Course:
             course.cause = cause
             course.stopped_by = message if isinstance(message, signal.Signals) else None
             ranks.tell(_living(task, course), signal.SIGTERM)
-            deadline = time.monotonic() + GRACE_S
-        elif cause in (Cause.TIME, Cause.STOP):  # they had their chance, or somebody asks for the second time
+            deadline = time.monotonic() + (task.grace_s if cause is Cause.STOP else GRACE_S)
+        elif cause in (Cause.TIME, Cause.STOP, Cause.SUPERSEDED):
+            # They had their chance, or somebody asks for the second time.
             course.killed |= frozenset(_living(task, course))
             ranks.kill()
             deadline = time.monotonic() + GRACE_S
@@ -127,6 +164,8 @@ def _cause(task: Assignment, message: Exit | signal.Signals | None, deadline: fl
         return None if verdict.has_finished(task.claim, message) else Cause.RANK
     if message is not None:
         return Cause.STOP
+    if task.claim.superseded():
+        return Cause.SUPERSEDED
     return Cause.TIME if time.monotonic() >= deadline else None
 
 
@@ -136,9 +175,13 @@ def _living(task: Assignment, course: Course) -> list[int]:
 
 def _told(task: Assignment, course: Course) -> Ending | None:
     """Return how the run ended if that was decided here and not by a rank."""
+    if course.refused:
+        return Ending(state="failed", reason=course.refused)
     if course.cause is Cause.STOP:
         assert course.stopped_by is not None
         return Ending(state="interrupted", reason=f"stopped by {verdict.describe_stop(course.stopped_by)}")
+    if course.cause is Cause.SUPERSEDED:
+        return Ending(state="interrupted", reason="a newer attempt has taken the run over")
     if course.cause is Cause.TIME:
         return Ending(state="failed", reason=f"time limit of {task.spec.resources.time} reached")
     return None

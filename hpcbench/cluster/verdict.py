@@ -33,7 +33,8 @@ class _Failure:
     def order(self) -> tuple[bool, bool, int]:
         """Sort the cause to the front: a limit, then what no peer can bring about, then the earliest."""
         limited = self.own is not None and self.own.get("limit") is not None
-        return not limited, self.exit.signal not in OWN_CAUSE, self.time_ns
+        own_cause = self.exit.signal in OWN_CAUSE or self.exit.lost is not None
+        return not limited, not own_cause, self.time_ns
 
 
 def has_finished(claim: Claim, ended: Exit) -> bool:
@@ -48,7 +49,7 @@ def conclude(
 
     `killed` are ranks that the supervisor had to kill, `told` is set where it ended the run by itself.
     """
-    if all(has_finished(claim, ended) for ended in exits.values()):
+    if exits and all(has_finished(claim, ended) for ended in exits.values()):
         return Ending(state="finished", time_ns=time.time_ns())
     event: Interrupted | RunFailed
     if told is None:

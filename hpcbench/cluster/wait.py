@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import sys
 import time
@@ -12,7 +13,7 @@ from typing import Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hpcbench.cluster import interrupts, show
-from hpcbench.cluster.jobs import cancel_job, read_jobs
+from hpcbench.cluster.jobs import Living, cancel_job, read_jobs
 from hpcbench.cluster.status import RunStatus, read_status, run_status
 from hpcbench.records.layout import ResultsFolder
 
@@ -21,8 +22,11 @@ Rank = Callable[[ResultsFolder], None]
 
 INTERRUPTED = 128 + signal.SIGINT
 POLL_S = 1.0
-# A job does its runs in order: no more than the first few that are not over can have changed.
-LOOKED_AT = 8
+# A scheduler is asked less and less often, and not by all who wait at the same moment.
+SLOWEST_POLL_S, SLOWER_BY, JITTER = 30.0, 1.2, 0.2
+# A job does its runs in order: no more than the first few that are not over can have changed. On a cluster
+# jobs work side by side.
+LOOKED_AT, LOOKED_AT_ON_CLUSTER = 8, 2000
 
 
 class View(Protocol):
@@ -35,19 +39,20 @@ class View(Protocol):
         """Show what happens now."""
 
 
-def leave(results: ResultsFolder, job_id: str | None) -> int:
+def leave(results: ResultsFolder, job_ids: Sequence[str]) -> int:
     """Say where to look, and do not wait."""
-    if job_id is None:
+    if not job_ids:
         print("hpcbench: nothing to do", file=sys.stderr)
         return 0
-    print(f"job {job_id}")
+    for job_id in job_ids:
+        print(f"job {job_id}")
     print(f"hpcbench: submitted; look with: hpcbench status {results.path}", file=sys.stderr)
     return 0
 
 
 def see_through(
     results: ResultsFolder,
-    job_id: str | None,
+    job_ids: Sequence[str],
     keys: Sequence[str],
     rank: Rank,
     *,
@@ -55,7 +60,7 @@ def see_through(
 ) -> int:
     """Wait until the runs are over, and have them ranked; returns the exit status.
 
-    Ctrl-C stops the job that was submitted here, and only that.
+    Ctrl-C stops the job that was submitted here, and only that; jobs in a cluster's queue go on.
     """
     try:
         if interrupted:
@@ -63,10 +68,10 @@ def see_through(
         with interrupts.terminated_like_interrupted(), _view(len(keys)) as view:
             _watch(results, keys, view)
     except KeyboardInterrupt:
-        return _stop(results, job_id)
+        return _stop(results, job_ids)
     runs = [run for run in read_status(results) if run.key in set(keys)]
     bad = [run for run in runs if run.state != "done"]
-    if job_id is not None or bad:
+    if job_ids or bad:
         print(f"hpcbench: {show.summary(runs)}", file=sys.stderr)
     if bad:
         print(f"hpcbench: see hpcbench status {results.path}, then hpcbench retry", file=sys.stderr)
@@ -75,12 +80,13 @@ def see_through(
 
 
 def _watch(results: ResultsFolder, keys: Sequence[str], view: View) -> None:
-    still_open = list(keys)
+    still_open, pause_s = list(keys), POLL_S
     while still_open:
         jobs = read_jobs(results)
-        living = [job for job in jobs if job.alive()]
+        living = Living(jobs)
+        on_cluster = any(job.slurm for job in jobs)
         over = []
-        for key in still_open[:LOOKED_AT]:
+        for key in still_open[: LOOKED_AT_ON_CLUSTER if on_cluster else LOOKED_AT]:
             name, _, repeat = key.rpartition("/r")
             run = run_status(name, int(repeat), results.run(name, int(repeat)), jobs, living)
             if run.state == "running":
@@ -89,12 +95,18 @@ def _watch(results: ResultsFolder, keys: Sequence[str], view: View) -> None:
                 view.over(run)
                 over.append(key)
         still_open = [key for key in still_open if key not in over]
-        if not over:
+        if on_cluster:
+            pause_s = POLL_S if over else min(SLOWEST_POLL_S, pause_s * SLOWER_BY)
+            time.sleep(pause_s * random.uniform(1 - JITTER, 1 + JITTER))
+        elif not over:
             time.sleep(POLL_S)
 
 
-def _stop(results: ResultsFolder, job_id: str | None) -> int:
-    job = next((job for job in read_jobs(results) if job.job_id == job_id), None)
+def _stop(results: ResultsFolder, job_ids: Sequence[str]) -> int:
+    job = next((job for job in read_jobs(results) if job.job_id in job_ids), None)
+    if job_ids and (job is None or job.slurm):
+        print(f"\nhpcbench: no longer waiting; the jobs go on. To end them: hpcbench cancel {results.path}")
+        return INTERRUPTED
     if job is None:
         print("\nhpcbench: no longer waiting; the runs belong to another job and go on", file=sys.stderr)
         return INTERRUPTED

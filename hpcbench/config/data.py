@@ -6,10 +6,13 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpcbench.config.catalog import Catalog
-from hpcbench.config.sections import SweepFile
 from hpcbench.errors import input_error
+
+if TYPE_CHECKING:  # ranks read this module, too, and may be in an image without the parser of sweep files
+    from hpcbench.config.sections import SweepFile
 
 ROOT_VARIABLE = "HPCBENCH_DATA"
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")

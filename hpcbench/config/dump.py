@@ -42,6 +42,7 @@ def dump_sweep(sweep: Sweep) -> str:
         "version": VERSION,
         "name": sweep.name,
         **({} if sweep.smoke_gpus is None else {"smoke": sweep.smoke_gpus}),
+        **({} if sweep.pack is True else {"pack": sweep.pack}),
         **({"data": sweep.data} if sweep.data else {}),
         "defaults": common,
         "runs": [{key: value for key, value in run.items() if key not in common} for run in runs],

@@ -68,6 +68,7 @@ def load_sweep(
         runs=_interleaved(chosen),
         groups=_among(chosen, assembler.groups.values()),
         data=locate_data(sources, used, catalog, data_root, smoke=gpus is not None),
+        pack=first.pack,
     )
     return sweep if gpus is None else _smoke(sweep, catalog, gpus)
 

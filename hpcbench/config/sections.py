@@ -17,11 +17,13 @@ from hpcbench.errors import input_error
 
 VERSION = 1
 SECTIONS = (
-    "version", "name", "include", "data", "defaults", "resources", "container", "runs", "groups", "smoke",
+    "version", "name", "include", "data", "defaults", "resources", "container", "pack", "runs", "groups",
+    "smoke",
 )  # fmt: skip
 _OF_ENTRY = ("grid", "exclude")
 _GROUP_KEYS = ("id", "title", "factor", "where", "runs")
 MAX_TITLE = 200
+MAX_PACK = 10_000
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class SweepFile:
     entries: tuple[RunEntry, ...]
     groups: tuple[GroupEntry, ...]
     smoke_gpus: int | None
+    pack: bool | int
 
 
 class SectionReader:
@@ -98,6 +101,7 @@ class SectionReader:
             entries=tuple(self._entry(number, each) for number, each in enumerate(self._list("runs"))),
             groups=tuple(self._group(number, each) for number, each in enumerate(self._list("groups"))),
             smoke_gpus=self._smoke(),
+            pack=self._pack(),
         )
 
     def _require_version(self) -> None:
@@ -215,6 +219,17 @@ class SectionReader:
             return gpus
         at = self.document.at(("smoke",))
         raise input_error("not a number of GPUs", **at, found=gpus, hint="Give --smoke on the command line")
+
+    def _pack(self) -> bool | int:
+        pack = self.top.get("pack", True)
+        if isinstance(pack, bool) or (isinstance(pack, int) and 1 <= pack <= MAX_PACK):
+            return pack
+        raise input_error(
+            "not a way to pack runs",
+            **self.document.at(("pack",)),
+            found="null" if pack is None else pack,
+            allowed=f"true, false, or a number of allocations from 1 to {MAX_PACK}",
+        )
 
     def _map(self, section: str) -> dict[str, Any]:
         value = self.top.get(section)

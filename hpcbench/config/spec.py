@@ -248,8 +248,10 @@ def _build(cls: Any, data: dict[str, Any]) -> Any:
 
 def _said(spec: Any) -> dict[str, Any]:
     """Return what differs from the built-in values: a field that a later version adds changes no run's id."""
-    values = {name: getattr(spec, name) for name in _built_in(type(spec))}
-    differing = {name: value for name, value in values.items() if value != _built_in(type(spec))[name]}
+    kind: Any = type(spec)
+    built_in = _built_in(kind)
+    values = {name: getattr(spec, name) for name in built_in}
+    differing = {name: value for name, value in values.items() if value != built_in[name]}
     return {
         name: _said(value) if dataclasses.is_dataclass(value) else value for name, value in differing.items()
     }

@@ -1,4 +1,7 @@
-"""What a run found itself in: versions, hardware, commit, variables that change speed. Imports no torch."""
+"""What a run found itself in: versions, hardware, commit, variables that change speed.
+
+Imports no torch, and nothing else that is compiled: with `container: {inject: true}` it runs in any image.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 import hpcbench
 
 PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "submitit", "triton", "nvidia-nccl-cu12")
 VARIABLE_PREFIXES = ("NCCL_", "GLOO_", "CUDA_", "TORCH_", "OMP_", "MKL_", "KMP_", "GOMP_")
-VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "LD_PRELOAD", "HPCBENCH_IMAGE_DIGEST")
+VARIABLES = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "LD_PRELOAD")
 
 
 def describe_environment(environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
@@ -29,10 +30,10 @@ def describe_environment(environment: Mapping[str, str] = os.environ) -> dict[st
         "hostname": environment.get("SLURMD_NODENAME") or platform.node(),
         "os": f"{platform.system()} {platform.release()}",
         "cpu": _cpu_model(),
-        "cores_physical": psutil.cpu_count(logical=False),
-        "cores_logical": psutil.cpu_count(),
+        "cores_physical": _physical_cores(),
+        "cores_logical": os.cpu_count(),
         "cores_usable": len(os.sched_getaffinity(0)),
-        "memory_bytes": psutil.virtual_memory().total,
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "load_1min": os.getloadavg()[0],
         "git": git_state(Path(hpcbench.__file__).parent),
         "image_digest": environment.get("HPCBENCH_IMAGE_DIGEST"),
@@ -53,6 +54,12 @@ def _versions() -> dict[str, str]:
 def _speed_variables(environment: Mapping[str, str]) -> dict[str, str]:
     kept = (key for key in environment if key.startswith(VARIABLE_PREFIXES) or key in VARIABLES)
     return {key: environment[key] for key in sorted(kept)}
+
+
+def _physical_cores() -> int | None:
+    """Count the cores, where threads share one; None where the kernel does not tell."""
+    siblings = Path("/sys/devices/system/cpu").glob("cpu[0-9]*/topology/thread_siblings_list")
+    return len({path.read_text() for path in siblings}) or None
 
 
 def _cpu_model() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -88,21 +89,27 @@ def _record(path: Path, number: int, line: Line) -> Record:
     if missing:
         raise RecordError(f"{path}:{number}: a record without {', '.join(missing)}")
     line = _upgrade(path, number, line)
-    cls = EVENTS.get(line["event"])
+    cls: Any = EVENTS.get(line["event"])
     if cls is None:
         raise RecordError(f"{path}:{number}: unknown event {line['event']!r}")
+    header = {key: line.pop(key) for key in HEADER}
     try:
-        event = cls(**{key: value for key, value in line.items() if key not in HEADER})
+        event = cls(**line)
     except TypeError as error:
-        raise RecordError(f"{path}:{number}: {line['event']}: {error}") from error
-    for each in dataclasses.fields(event):
-        expected = SCALARS.get(str(each.type))
-        if expected and not isinstance(getattr(event, each.name), expected):
+        raise RecordError(f"{path}:{number}: {cls.kind}: {error}") from error
+    for name, declared, expected in _scalars(cls):
+        if not isinstance(getattr(event, name), expected):
             raise RecordError(
-                f"{path}:{number}: {line['event']}: {each.name} should be {each.type}, "
-                f"found {getattr(event, each.name)!r}"
+                f"{path}:{number}: {cls.kind}: {name} should be {declared}, found {getattr(event, name)!r}"
             )
-    return Record(event, line["run_id"], line["attempt"], line["rank"], line["time_ns"])
+    return Record(event, header["run_id"], header["attempt"], header["rank"], header["time_ns"])
+
+
+@functools.cache
+def _scalars(cls: type[Event]) -> tuple[tuple[str, str, tuple[type, ...]], ...]:
+    """Return name, annotation and allowed types of the fields that are checked."""
+    declared = ((each.name, str(each.type)) for each in dataclasses.fields(cls))
+    return tuple((name, kind, SCALARS[kind]) for name, kind in declared if kind in SCALARS)
 
 
 def _upgrade(path: Path, number: int, line: Line) -> Line:

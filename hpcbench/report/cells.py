@@ -5,26 +5,37 @@ The terminal, `ranking.md` and `report.md` show the same cells; `ranking.csv` ha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from hpcbench.analysis.audit.findings import Severity
+from hpcbench.analysis.audit.rules import RULES
 from hpcbench.catalog import CATALOG
+from hpcbench.report.words import Words
 
 Row = dict[str, Any]
 NOTHING = "–"
+MARK = "✗"  # instead of a rank: an error was found
+
+SEVERITIES = {rule.code: rule.severity for rule in RULES}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """A column for people. A terminal that is too narrow leaves out those of the highest `priority`."""
 
-    title: Callable[[str], str]  # from the unit of a sample
+    key: str  # of the ranking, and of the title in a language's words
     cell: Callable[[Row], str]
     priority: int
     right: bool = True
+
+    def title(self, words: Words, unit: str) -> str:
+        """Return its title; `unit` is what a sample is called."""
+        return words.columns[self.key].format(unit=unit)
 
 
 def number(value: float | None, *, digits: int = 3) -> str:
@@ -53,9 +64,16 @@ def significant(column: str) -> Callable[[Row], str]:
 def rank(row: Row) -> str:
     """Write a rank, or the ranks that a tie spans."""
     if row["rank"] is None:
-        return NOTHING
+        return MARK if row["trusted"] == "no" else NOTHING
     low, high = row["rank"], row["rank_high"]
     return str(low) if low == high else f"{low}–{high}"
+
+
+def findings(row: Row) -> str:
+    """Write how many findings there are of each severity; which ones stands below the table."""
+    severities = Counter(SEVERITIES[code] for code in (row["findings"] or "").split() if code in SEVERITIES)
+    counts = ((severities[each], each) for each in Severity)
+    return ", ".join(f"{n} {each}{'s' if n > 1 else ''}" for n, each in counts if n)
 
 
 def throughput(row: Row) -> str:
@@ -66,29 +84,24 @@ def throughput(row: Row) -> str:
     )
 
 
-def titled(title: str) -> Callable[[str], str]:
-    """Return a title that has nothing to do with the unit of samples."""
-    return lambda unit: title
-
-
 COLUMNS = (
-    Column(title=titled("rank"), cell=rank, priority=0),
-    Column(title=titled("experiment"), cell=text("experiment"), priority=0, right=False),
-    Column(title=lambda unit: f"{unit}/s ±95 %", cell=throughput, priority=0),
-    Column(title=titled("n"), cell=text("repeats"), priority=2),
-    Column(title=lambda unit: f"{unit}/s/device", cell=significant("throughput_per_device"), priority=7),
-    Column(title=titled("best acc %"), cell=fixed("best_acc_pct", 2), priority=3),
-    Column(title=titled("final acc %"), cell=fixed("final_acc_pct", 2), priority=9),
-    Column(title=titled("epoch s"), cell=significant("epoch_time_s"), priority=4),
-    Column(title=titled("total s"), cell=significant("total_time_s"), priority=8),
-    Column(title=titled("peak MB"), cell=significant("peak_mem_mb"), priority=5),
-    Column(title=titled("data wait %"), cell=fixed("data_wait_pct", 1), priority=6),
-    Column(title=titled("exposed comm %"), cell=fixed("exposed_comm_pct", 1), priority=10),
-    Column(title=titled("ranks"), cell=text("ranks"), priority=11),
-    Column(title=titled("batch"), cell=text("batch_per_rank"), priority=12),
-    Column(title=titled("limit"), cell=text("limit"), priority=1, right=False),
-    Column(title=titled("findings"), cell=text("findings"), priority=1, right=False),
-    Column(title=titled("trusted"), cell=text("trusted"), priority=13, right=False),
+    Column(key="rank", cell=rank, priority=0),
+    Column(key="experiment", cell=text("experiment"), priority=0, right=False),
+    Column(key="throughput_samples_s", cell=throughput, priority=0),
+    Column(key="repeats", cell=text("repeats"), priority=2),
+    Column(key="throughput_per_device", cell=significant("throughput_per_device"), priority=7),
+    Column(key="best_acc_pct", cell=fixed("best_acc_pct", 2), priority=3),
+    Column(key="final_acc_pct", cell=fixed("final_acc_pct", 2), priority=9),
+    Column(key="epoch_time_s", cell=significant("epoch_time_s"), priority=4),
+    Column(key="total_time_s", cell=significant("total_time_s"), priority=8),
+    Column(key="peak_mem_mb", cell=significant("peak_mem_mb"), priority=5),
+    Column(key="data_wait_pct", cell=fixed("data_wait_pct", 1), priority=6),
+    Column(key="exposed_comm_pct", cell=fixed("exposed_comm_pct", 1), priority=10),
+    Column(key="ranks", cell=text("ranks"), priority=11),
+    Column(key="batch_per_rank", cell=text("batch_per_rank"), priority=12),
+    Column(key="limit", cell=text("limit"), priority=1, right=False),
+    Column(key="findings", cell=findings, priority=1, right=False),
+    Column(key="trusted", cell=text("trusted"), priority=13, right=False),
 )
 
 

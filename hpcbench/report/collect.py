@@ -8,22 +8,30 @@ from pathlib import Path
 
 import pandas as pd
 
+from hpcbench.analysis.audit.evidence import evidence
+from hpcbench.analysis.audit.findings import Finding
+from hpcbench.analysis.audit.judge import rank_audited
 from hpcbench.analysis.history import State
 from hpcbench.analysis.load import Loaded, load, results_folder
-from hpcbench.analysis.ranking import Ranking, check_rank_by, rank
+from hpcbench.analysis.ranking import check_rank_by
 from hpcbench.config.spec import Group
 from hpcbench.errors import InputError, input_error
 from hpcbench.records.layout import ResultsFolder
 from hpcbench.records.writer import write_atomically
 from hpcbench.report.cells import rows_of
-from hpcbench.report.files import replace_file, report_folder, slugs
+from hpcbench.report.draw import draw_all, remove_others
+from hpcbench.report.extras import with_extras
+from hpcbench.report.files import replace_file, report_folder
+from hpcbench.report.findings import findings_csv, findings_markdown
 from hpcbench.report.groups import read_groups
-from hpcbench.report.page import Pictures, report_page
-from hpcbench.report.plots import PICTURES
+from hpcbench.report.html.page import Content, html_page
+from hpcbench.report.languages import words
+from hpcbench.report.page import Pictures, Report, incomplete, report_page
 from hpcbench.report.plots.scene import scenes
-from hpcbench.report.plots.style import save, style
+from hpcbench.report.statistics import statistics_csv, statistics_of
+from hpcbench.report.studies import study_tables
 from hpcbench.report.tables import to_csv, to_markdown
-from hpcbench.report.words import words
+from hpcbench.report.words import Words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +39,21 @@ class Collected:
     """What `collect` found and wrote.
 
     `report` is the folder. `failed` counts repeats that failed or can't be read; running out of memory is
-    a result and does not count. `problems` are sentences about records that were left out or are broken.
+    a result and does not count. `problems` are sentences about records that were left out or are broken,
+    `findings` what the audit says.
     """
 
     report: Path
     ranking: pd.DataFrame
     failed: int
     problems: list[str]
+    findings: list[Finding]
 
 
-def collect(folders: Sequence[Path], *, rank_by: str = "throughput_samples_s", lang: str = "en") -> Collected:
+def collect(
+    folders: Sequence[Path], *, rank_by: str = "throughput_samples_s", lang: str = "en",
+    target_pct: float | None = None, cost_per_device_hour: float | None = None, pictures: bool = True,
+) -> Collected:  # fmt: skip
     """Merge the records of results folders into the report of the last one. Safe while jobs run.
 
     Raises InputError for a folder that holds no results, a column that can't rank, a language that is not
@@ -55,15 +68,47 @@ def collect(folders: Sequence[Path], *, rank_by: str = "throughput_samples_s", l
         loaded = load(folders)
         problems = list(loaded.problems)
         groups = _groups(sources, problems)
-        ranking = rank(loaded.runs, rank_by=rank_by)
+        ranking, findings = rank_audited(loaded.runs, evidence(loaded, groups), rank_by=rank_by)
+        rows = with_extras(
+            rows_of(ranking.frame), loaded, target_pct=target_pct, cost_per_device_hour=cost_per_device_hour
+        )
+        found = scenes(loaded, rows, groups, spoken)
+        sweeps = ", ".join(dict.fromkeys(source.path.resolve().name for source in sources))
+        plots = report / "plots"
+        drawn = (
+            draw_all(plots, found, rows, sweeps, spoken, problems) if pictures else remove_others(plots, [])
+        )
         _write_frames(report, loaded)
-        pictures = _draw(report / "plots", loaded, ranking, groups)
-        page = report_page(ranking, loaded.runs, pictures, problems, spoken)
-        write_atomically(report / "report.md", page)
-        write_atomically(report / "ranking.md", to_markdown(ranking.frame))
-        # Last: whoever finds a ranking that is newer than the records finds a whole report.
-        write_atomically(report / "ranking.csv", to_csv(ranking.frame))
-    return Collected(report=report, ranking=ranking.frame, failed=_failed(loaded.runs), problems=problems)
+        content = Content(
+            loaded=loaded, ranking=ranking, rows=rows, scenes=found, findings=findings, problems=problems,
+            incomplete=incomplete(loaded.runs, spoken), studies=study_tables(rows, loaded, spoken),
+            statistics=[each for scene in found if (each := statistics_of(scene, loaded.runs, rank_by))],
+        )  # fmt: skip
+        _write_texts(report, content, drawn, spoken)
+    return Collected(
+        report=report,
+        ranking=ranking.frame,
+        failed=_failed(loaded.runs),
+        problems=problems,
+        findings=findings,
+    )
+
+
+def _write_texts(report: Path, content: Content, drawn: list[Pictures], spoken: Words) -> None:
+    """Write what people read, and the tables for programs; `ranking.csv` last."""
+    frame = content.ranking.frame
+    listed = findings_markdown(content.findings, spoken.page["findings"])
+    page = Report(
+        ranking=content.ranking, runs=content.loaded.runs, rows=content.rows, findings=listed,
+        statistics=content.statistics, studies=content.studies, pictures=drawn, problems=content.problems,
+    )  # fmt: skip
+    write_atomically(report / "report.md", report_page(page, spoken))
+    write_atomically(report / "ranking.md", f"{to_markdown(frame, spoken)}\n{listed}")
+    write_atomically(report / "findings.csv", findings_csv(content.findings))
+    write_atomically(report / "statistics.csv", statistics_csv(content.statistics))
+    write_atomically(report / "report.html", html_page(content, spoken))
+    # Last: whoever finds a ranking that is newer than the records finds a whole report.
+    write_atomically(report / "ranking.csv", to_csv(frame))
 
 
 def _failed(runs: pd.DataFrame) -> int:
@@ -83,27 +128,5 @@ def _groups(folders: Sequence[ResultsFolder], problems: list[str]) -> list[Group
 
 def _write_frames(report: Path, loaded: Loaded) -> None:
     replace_file(report / "runs.parquet", lambda path: loaded.runs.to_parquet(path, index=False))
+    replace_file(report / "steps.parquet", lambda path: loaded.steps.to_parquet(path, index=False))
     replace_file(report / "epochs.parquet", lambda path: loaded.epochs.to_parquet(path, index=False))
-
-
-def _draw(folder: Path, loaded: Loaded, ranking: Ranking, groups: Sequence[Group]) -> list[Pictures]:
-    """Draw every picture of every class and group, and remove those of an earlier report."""
-    made: list[Pictures] = []
-    written: set[Path] = set()
-    found = scenes(loaded, rows_of(ranking.frame), groups)
-    for scene, scene_name in zip(found, slugs(scene.name for scene in found), strict=True):
-        pictures = Pictures(title=scene.title)
-        for picture, draw in PICTURES.items():
-            with style():
-                drawn = draw(scene)
-                if drawn is None:
-                    pictures.left_out.append(picture)
-                    continue
-                name = f"{scene_name}.{picture}"
-                written |= set(save(drawn, folder / name))
-                pictures.files[picture] = f"plots/{name}"
-        made.append(pictures)
-    for ending in ("png", "svg"):
-        for stale in set(folder.glob(f"*.{ending}")) - written:
-            stale.unlink(missing_ok=True)
-    return made

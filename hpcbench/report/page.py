@@ -10,7 +10,10 @@ import pandas as pd
 from hpcbench.analysis.history import State
 from hpcbench.analysis.ranking import Ranking
 from hpcbench.report.cells import Row, by_class, rows_of
-from hpcbench.report.tables import UNREADABLE_CLASS, escape, markdown_table
+from hpcbench.report.methods import methods
+from hpcbench.report.statistics import Statistics, statistics_table
+from hpcbench.report.studies import StudyTable
+from hpcbench.report.tables import escape, markdown_table
 from hpcbench.report.verdict import verdict
 from hpcbench.report.words import Words
 
@@ -24,35 +27,74 @@ class Pictures:
     left_out: list[str] = field(default_factory=list)
 
 
-def report_page(
-    ranking: Ranking, runs: pd.DataFrame, pictures: Sequence[Pictures], problems: Sequence[str], words: Words
-) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What `report.md` says, in the order in which it does."""
+
+    ranking: Ranking
+    runs: pd.DataFrame
+    rows: Sequence[Row]
+    findings: str  # a section, or nothing
+    statistics: Sequence[Statistics]
+    studies: Sequence[StudyTable]
+    pictures: Sequence[Pictures]
+    problems: Sequence[str]
+
+
+def report_page(report: Report, words: Words) -> str:
     """Return the report in Markdown."""
-    sweeps = ", ".join(sorted(set(runs["sweep"]))) or "–"
-    classes = by_class(rows_of(ranking.frame))
+    sweeps = ", ".join(sorted(set(report.runs["sweep"]))) or "–"
+    classes = by_class(list(report.rows))
     parts = [f"# {escape(words.title.format(sweeps=sweeps))}"]
-    parts += [_class_part(label, rows, ranking, words) for label, rows in classes.items()]
+    parts += [_class_part(label, rows, report.ranking, words) for label, rows in classes.items()]
     parts.append(words.notes if classes else words.nothing)
-    parts += _list_part(words.incomplete, _incomplete(runs, words))
-    parts += _list_part(words.problems, problems)
-    parts += _picture_parts(pictures, words)
+    parts += [report.findings.rstrip()] if report.findings else []
+    parts += _list_part(words.incomplete, incomplete(report.runs, words))
+    parts += _list_part(words.problems, report.problems)
+    parts += _statistics_parts(report.statistics, words)
+    parts += _study_parts(report.studies, words)
+    parts += _picture_parts(report.pictures, words)
+    if classes:
+        parts.append(f"## {words.page['methods']}\n\n{escape(methods(report.ranking, report.runs, words))}")
     return "\n\n".join(parts) + "\n"
+
+
+def _statistics_parts(found: Sequence[Statistics], words: Words) -> list[str]:
+    if not found:
+        return []
+    tables = [_plain_table(statistics_table(each, words)) for each in found]
+    return [f"## {words.tables['statistics']}\n\n{words.tables['statistics_note']}", *tables]
+
+
+def _study_parts(tables: Sequence[StudyTable], words: Words) -> list[str]:
+    if not tables:
+        return []
+    note = words.tables["published_note"]
+    shown = [note] if any(words.tables["published"] in head for each in tables for head in each.heads) else []
+    return [f"## {words.tables['studies']}", *shown, *map(_plain_table, tables)]
+
+
+def _plain_table(table: StudyTable) -> str:
+    lines = [table.heads, (":---", *["---:"] * (len(table.heads) - 1)), *table.rows]
+    first, second, *rest = (" | ".join(each) for each in (map(escape, line) for line in lines))
+    text = "\n".join(f"| {line} |" for line in (first, second.replace("\\", ""), *rest))
+    return f"### {escape(table.title)}\n\n{text}"
 
 
 def _class_part(label: str | None, rows: list[Row], ranking: Ranking, words: Words) -> str:
     sentence = verdict(rows, ranking.pairs[str(label)], ranking.rank_by, words)
-    return (
-        f"## {escape(label or UNREADABLE_CLASS)}\n\n**{escape(sentence)}**\n\n{markdown_table(rows).rstrip()}"
-    )
+    table = markdown_table(rows, words).rstrip()
+    return f"## {escape(label or words.unreadable)}\n\n**{escape(sentence)}**\n\n{table}"
 
 
-def _incomplete(runs: pd.DataFrame, words: Words) -> list[str]:
+def incomplete(runs: pd.DataFrame, words: Words) -> list[str]:
+    """Return a line for each repeat that has not finished."""
     rest = runs[runs["state"] != State.FINISHED.value]
     return [
         words.incomplete_line.format(
             run=f"{row['experiment']}/r{row['repeat']}",
-            state=row["state"] if row["limit"] is None else f"{row['state']} ({row['limit']})",
-            reason="" if row["reason"] is None else f": {row['reason']}",
+            state=words.states[row["state"]] + (f" ({row['limit']})" if row["limit"] else ""),
+            reason="" if row["reason"] is None else f"{words.colon}{row['reason']}",
         )
         for row in rows_of(rest)
     ]

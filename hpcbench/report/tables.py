@@ -17,10 +17,10 @@ from rich.text import Text
 
 from hpcbench.analysis.ranking import COLUMNS
 from hpcbench.report.cells import Column, Row, by_class, columns_with_content, rows_of, unit_of
+from hpcbench.report.words import Words
+from hpcbench.report.words_en import ENGLISH
 
-UNREADABLE_CLASS = "unreadable"
 SHORTEST_NAME = 8  # columns; no terminal that anybody uses asks for less
-TIES = "A range of ranks is a tie: no difference inside it is supported (docs/report.md)."
 
 
 class HasRanking(Protocol):
@@ -36,12 +36,12 @@ def print_ranking(ranking: HasRanking | pd.DataFrame, console: Console) -> None:
     frame = ranking if isinstance(ranking, pd.DataFrame) else ranking.ranking
     rows = rows_of(typed(frame))
     for label, members in by_class(rows).items():
-        console.print(Text(label or UNREADABLE_CLASS, style="bold"), no_wrap=True, overflow="ellipsis")
+        console.print(Text(label or ENGLISH.unreadable, style="bold"), no_wrap=True, overflow="ellipsis")
         console.print(_fitting_table(members, console))
     if not rows:
-        console.print(Text("No run has left records yet."))
+        console.print(Text(ENGLISH.nothing))
     if any(row["rank"] != row["rank_high"] for row in rows):
-        console.print(Text(_encodable(TIES, console)))
+        console.print(Text(encodable(ENGLISH.ties, console)))
 
 
 def _fitting_table(rows: list[Row], console: Console) -> Table:
@@ -65,7 +65,7 @@ def _table(columns: list[Column], rows: list[Row], console: Console, *, cut: int
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     unit = unit_of(rows)
     for column in columns:
-        cells = [_encodable(text, console) for text in (column.title(unit), *map(column.cell, rows))]
+        cells = [encodable(text, console) for text in (column.title(ENGLISH, unit), *map(column.cell, rows))]
         widest = max(cell_len(cell) for cell in cells)
         is_name = column.priority == 0 and not column.right
         table.add_column(
@@ -77,15 +77,15 @@ def _table(columns: list[Column], rows: list[Row], console: Console, *, cut: int
         )
     for row in rows:
         style = "bold green" if row["rank"] == 1 else ("dim" if row["rank"] is None else None)
-        table.add_row(*(Text(_encodable(column.cell(row), console)) for column in columns), style=style)
+        table.add_row(*(Text(encodable(column.cell(row), console)) for column in columns), style=style)
     return table
 
 
-def _encodable(text: str, console: Console) -> str:
+def encodable(text: str, console: Console) -> str:
     """Return a text in signs that the console's encoding has."""
     if console.encoding.lower().startswith("utf"):
         return text
-    plain = text.replace("±", "+-").replace("–", "-")
+    plain = text.replace("±", "+-").replace("–", "-").replace("✗", "x")
     return plain.encode("ascii", "replace").decode("ascii")
 
 
@@ -104,21 +104,21 @@ def typed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype({name: kind for name, kind in COLUMNS.items() if name in frame.columns})
 
 
-def to_markdown(frame: pd.DataFrame) -> str:
+def to_markdown(frame: pd.DataFrame, words: Words = ENGLISH) -> str:
     """Return the ranking as Markdown, one table a class."""
     sections = [
-        f"## {escape(label or UNREADABLE_CLASS)}\n\n{markdown_table(members)}"
+        f"## {escape(label or words.unreadable)}\n\n{markdown_table(members, words)}"
         for label, members in by_class(rows_of(frame)).items()
     ]
-    return "\n".join(["# Ranking\n", *(sections or ["No run has left records yet.\n"]), TIES, ""])
+    return "\n".join([f"# {words.ranking}\n", *(sections or [f"{words.nothing}\n"]), words.ties, ""])
 
 
-def markdown_table(rows: list[Row]) -> str:
+def markdown_table(rows: list[Row], words: Words) -> str:
     """Return the rows of one class as a table."""
     columns = columns_with_content(rows)
     unit = unit_of(rows)
     lines = [
-        [column.title(unit) for column in columns],
+        [column.title(words, unit) for column in columns],
         ["---:" if column.right else ":---" for column in columns],
         *([escape(column.cell(row)) for column in columns] for row in rows),
     ]

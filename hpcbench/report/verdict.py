@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hpcbench.analysis.ranking import MEASURES, Pair
+from hpcbench.analysis.pairs import Pair
+from hpcbench.analysis.ranking import MEASURES
 from hpcbench.analysis.statistics import FEWEST_BLOCKS, MOST_REPEATS
 from hpcbench.report.cells import Row, number, unit_of
 from hpcbench.report.words import Words
@@ -30,7 +31,7 @@ def verdict(rows: list[Row], pairs: list[Pair], rank_by: str, words: Words) -> s
     if len(tied) == 1:
         return _clear(best, second, pair, rank_by, words)
     sentence = words.tied.format(
-        column=rank_by,
+        column=words.measures[rank_by],
         names=_joined(tied, words),
         best=best["experiment"],
         value=_value(best, rank_by, words),
@@ -41,7 +42,7 @@ def verdict(rows: list[Row], pairs: list[Pair], rank_by: str, words: Words) -> s
 def _clear(best: Row, second: Row, pair: Pair, rank_by: str, words: Words) -> str:
     sentence = words.first.format(
         best=best["experiment"],
-        column=rank_by,
+        column=words.measures[rank_by],
         value=_value(best, rank_by, words),
         second=second["experiment"],
         second_value=_value(second, rank_by, words),

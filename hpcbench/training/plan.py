@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpcbench.config.spec import RunSpec
 
@@ -45,6 +45,11 @@ class Plan:
         total = spec.steps if spec.steps is not None else per_epoch * (spec.epochs or 0)
         # A run shorter than its warm-up would have nothing to report: at most half of it warms up.
         return cls(per_epoch, total, min(spec.warmup_steps, total // 2), spec.window_steps)
+
+    def going_on(self, epochs: int) -> Plan:
+        """Return the plan of a process that begins after some epochs: it has to warm up, too."""
+        first = min(epochs * self.steps_per_epoch, self.total_steps)
+        return replace(self, warmup_steps=min(first + self.warmup_steps, self.total_steps))
 
     @property
     def epochs(self) -> int:

@@ -6,9 +6,10 @@ import time
 
 from hpcbench.measure.environment import describe_environment
 from hpcbench.measure.memory import resident_peak_bytes
-from hpcbench.records.events import Epoch, RunFinished, RunStarted, Steps
+from hpcbench.records.events import Checkpoint, Epoch, Resumed, RunFinished, RunStarted, Steps
 from hpcbench.strategies import STRATEGIES
 from hpcbench.strategies.noop import Noop
+from hpcbench.training.checkpoint import Mark, newest_mark
 from hpcbench.training.data import DATASETS
 from hpcbench.training.plan import Plan
 from hpcbench.training.session import Session
@@ -36,8 +37,11 @@ def run(session: Session) -> None:
     )
     session.writer.flush()
     session.seconds["startup"] = session.age_s()
-    for epoch in range(plan.epochs):
+    done = _resume(session)
+    plan = plan.going_on(done)
+    for epoch in range(done, plan.epochs):
         _epoch(session, strategy, plan, epoch)
+        _keep(session, epoch + 1)
     parts = {name: session.seconds.get(name, 0.0) for name in ("startup", "train")}
     wall_s = session.age_s()
     session.record(
@@ -54,6 +58,23 @@ def run(session: Session) -> None:
             peak_memory_bytes=resident_peak_bytes(),
         )
     )
+
+
+def _resume(session: Session) -> int:
+    mark = newest_mark(session.folder, session.spec, session.placement.attempt)
+    if mark is None:
+        return 0
+    session.record(Resumed(epoch=mark.epoch, from_attempt=mark.attempt))
+    return mark.epoch
+
+
+def _keep(session: Session, epoch: int) -> None:
+    """Mark an epoch's end: there is no state to keep with it."""
+    if session.spec.checkpoint == "epoch" and session.placement.rank == 0:
+        spec = session.spec
+        attempt = session.placement.attempt
+        Mark(attempt=attempt, epoch=epoch, run_id=spec.run_id, ranks=spec.ranks).write(session.folder)
+        session.record(Checkpoint(epoch=epoch, wall_s=0.0, size_bytes=0))
 
 
 def _epoch(session: Session, strategy: Noop, plan: Plan, epoch: int) -> None:

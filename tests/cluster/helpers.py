@@ -53,7 +53,11 @@ class Lab:
     @property
     def environment(self) -> dict[str, str]:
         """The environment of the commands: a queue that no other test waits in."""
-        return os.environ | {"HPCBENCH_QUEUE_DIR": str(self.folder / "queue"), "COLUMNS": "200"}
+        return os.environ | {
+            "HPCBENCH_QUEUE_DIR": str(self.folder / "queue"),
+            "HPCBENCH_EXECUTOR": "local",  # also where there is Slurm
+            "COLUMNS": "200",
+        }
 
     def sweep(self, *runs: dict[str, Any], name: str = "sweep", repeats: int = 1, **defaults: Any) -> Path:
         """Write a sweep of runs that train nothing."""

@@ -12,7 +12,19 @@ from hpcbench.errors import InputError
 from hpcbench.report.collect import Collected, collect
 from tests.report.records import Story, Sweep, single, spec
 
-PICTURES = {"throughput", "accuracy", "loss", "phases"}
+EVERY = {
+    "panels",
+    "throughput",
+    "accuracy",
+    "learning",
+    "loss",
+    "epochtime",
+    "communication",
+    "phases",
+    "time",
+}
+# Two runs on one and two devices can be compared by speed-up, and as speed against accuracy.
+PICTURES = EVERY | {"scaling", "pareto"}
 
 
 @pytest.fixture
@@ -44,12 +56,14 @@ def test_a_report_is_whole_and_says_what_comes_first(two: Sweep) -> None:
     collected = collect([two.folder.path])
     assert collected.report == two.folder.report
     files = {path.name for path in collected.report.iterdir() if not path.name.startswith(".")}
-    assert files == {"ranking.csv", "ranking.md", "runs.parquet", "epochs.parquet", "report.md", "plots"}
+    assert files == {
+        "ranking.csv", "ranking.md", "runs.parquet", "epochs.parquet", "steps.parquet", "report.md",
+        "report.html", "findings.csv", "statistics.csv", "plots",
+    }  # fmt: skip
     label = "digits-smallconv-gb64"
-    assert names_of_pictures(collected.report) == {
-        f"{label}.{p}.{e}" for p in PICTURES for e in ("png", "svg")
-    }
-    assert "single_gpu comes first by throughput_samples_s" in page(collected)
+    names = {"summary", *(f"{label}.{picture}" for picture in PICTURES)}
+    assert names_of_pictures(collected.report) == {f"{n}.{e}" for n in names for e in ("png", "svg")}
+    assert "single_gpu comes first by throughput" in page(collected)
     assert "(a factor of 2.0" in page(collected)
     assert (collected.failed, collected.problems) == (0, [])
     assert len(pd.read_parquet(collected.report / "runs.parquet")) == 6
@@ -98,7 +112,7 @@ def test_one_repeat_has_no_interval_and_the_report_says_what_is_missing(sweep: S
     collected = collect([sweep.folder.path])
     assert "No single first place" in page(collected)
     assert "Fewer than 3 repeats" in page(collected)
-    assert len(names_of_pictures(collected.report)) == 2 * len(PICTURES)
+    assert len(names_of_pictures(collected.report)) == 2 * (len(PICTURES) + 1)
 
 
 def test_a_broken_run_is_listed_and_the_rest_is_ranked(two: Sweep) -> None:
@@ -188,7 +202,7 @@ def test_groups_are_drawn_from_the_sweep_and_a_broken_sweep_is_told(two: Sweep) 
     assert {name for name in names_of_pictures(collected.report) if name.startswith("G")} == {
         f"G1.{picture}.{ending}" for picture in PICTURES for ending in ("png", "svg")
     }
-    assert "- G2: none: Throughput" in page(collected)
+    assert "- G2: none: Loss, accuracy" in page(collected)
     two.folder.sweep.write_text("groups: [nonsense]")
     again = collect([two.folder.path])
     assert "groups of this sweep cannot be read" in again.problems[0]

@@ -23,10 +23,10 @@ def draw_accuracy(scene: Scene) -> Figure | None:
         )
 
     drawn, _ = draw_panels(
-        f"Validation accuracy – {scene.title}",
+        f"{scene.words.captions['accuracy']} – {scene.title}",
         rows,
         curve,
-        "Epoch (line: mean over repeats; band: lowest to highest repeat)",
-        "Validation accuracy (%)",
+        f"{scene.words.labels['epoch']} ({scene.words.labels['band']})",
+        scene.words.labels["validation_pct"],
     )
     return drawn

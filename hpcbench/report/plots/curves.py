@@ -32,8 +32,8 @@ def draw_panels(
     """Draw the curve of each row; panels share their axes, so that they can be compared."""
     curves = [curve(row) for row in rows]
     names = [row["experiment"] for row in rows]
-    panels = -(-len(rows) // LINES_PER_PANEL)
-    starts = [panel * len(rows) // panels for panel in range(panels + 1)]  # as even as they can be
+    starts = panel_starts(len(rows))
+    panels = len(starts) - 1
     drawn = figure(
         PLOT_IN + names_width_in(names) + 0.8, (4.0 if panels == 1 else PANEL_IN * panels + 0.8), title
     )
@@ -53,6 +53,12 @@ def draw_panels(
         grid[-1, 0].set_xlim(min(known) - 1, max(known) + 1)
     grid[-1, 0].set_xlabel(x_label)
     return drawn, list(grid[:, 0])
+
+
+def panel_starts(lines: int) -> list[int]:
+    """Return where each panel's lines begin, and the end: as even as they can be."""
+    panels = -(-lines // LINES_PER_PANEL)
+    return [panel * lines // panels for panel in range(panels + 1)]
 
 
 def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str):  # type: ignore[no-untyped-def]

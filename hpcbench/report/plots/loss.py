@@ -32,22 +32,27 @@ def draw_loss(scene: Scene) -> Figure | None:
         x = steps if in_steps else [step / row["steps_per_epoch"] for step in steps]
         return Curve(x, over["mean"].to_list(), over["min"].to_list(), over["max"].to_list())
 
-    what = "Training step" if in_steps else "Epochs trained"
-    points = f"each point: mean of {bin_steps} steps; " if bin_steps > 1 else ""
+    words = scene.words.labels
+    what = (
+        words["step_bins" if bin_steps > 1 else "step"].format(n=bin_steps)
+        if in_steps
+        else words["epochs_trained"]
+    )
     drawn, panels = draw_panels(
-        f"Training loss – {scene.title}",
+        f"{scene.words.captions['loss']} – {scene.title}",
         rows,
         curve,
-        f"{what} ({points}line: mean over repeats; band: lowest to highest; dotted: end of an epoch)",
-        "Training loss (mean per sample)",
+        f"{what}\n{words['band']}; {words['dotted']}",
+        words["per_sample"],
     )
     length = lengths.pop() if len(lengths) == 1 else None
     for axes in panels:
-        _mark_epochs(axes, length if in_steps else 1)
+        mark_epochs(axes, length if in_steps else 1)
     return drawn
 
 
-def _mark_epochs(axes: Axes, length: int | None) -> None:
+def mark_epochs(axes: Axes, length: int | None) -> None:
+    """Draw a dotted line where each epoch ends, every so many where they are too many to see."""
     if not length:
         return
     low, high = axes.get_xlim()

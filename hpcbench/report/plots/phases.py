@@ -17,11 +17,11 @@ ROW_IN = 0.32
 LEGIBLE_PCT = 5  # a narrower segment has no room for its figure
 
 LOOKS = {
-    "data_wait": ("waiting for data", ORANGE, "black"),
-    "forward_backward": ("forward and backward", BLUE, "white"),
-    "exchange": ("exchange after backward", VERMILION, "black"),
-    "update": ("update", GREEN, "black"),
-    "other": ("other", "#BBBBBB", "black"),
+    "data_wait": (ORANGE, "black"),
+    "forward_backward": (BLUE, "white"),
+    "exchange": (VERMILION, "black"),
+    "update": (GREEN, "black"),
+    "other": ("#BBBBBB", "black"),
 }
 
 
@@ -44,22 +44,26 @@ def draw_phases(scene: Scene) -> Figure | None:
         return None
     bars = [_bar(scene, row) for row in rows]
     names = [row["experiment"] for row in rows]
-    drawn = figure(9.5 + names_width_in(names), 1.7 + ROW_IN * len(rows), f"Time per phase – {scene.title}")
+    drawn = figure(
+        9.5 + names_width_in(names),
+        1.7 + ROW_IN * len(rows),
+        f"{scene.words.captions['phases']} – {scene.title}",
+    )
     shares, seconds = drawn.subplots(1, 2, sharey=True)
     for place, bar in enumerate(bars):
         _stack(shares, place, {phase: 100 * s / bar.whole for phase, s in bar.seconds.items()}, written=True)
         _stack(seconds, place, bar.seconds, written=False)
         seconds.text(bar.whole, place, f" {number(bar.whole)} s", va="center", fontsize=8)
     shares.set_xlim(0, 100)
-    shares.set_xlabel("Share of training time (%)")
+    shares.set_xlabel(scene.words.labels["share_training_pct"])
     seconds.set_xlim(0, 1.18 * max(bar.whole for bar in bars))
-    seconds.set_xlabel(f"Time for 1,000 {scene.unit} (s)")
+    seconds.set_xlabel(scene.words.labels["thousand"].format(unit=scene.unit))
     shares.set_ylim(len(rows) - 0.4, -0.6)
     shares.set_yticks(range(len(rows)), [shown(name) for name in names])
     for axes in (shares, seconds):
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color="0.9")
-    handles = [Patch(color=colour, label=label) for label, colour, _ in LOOKS.values()]
+    handles = [Patch(color=colour, label=scene.words.phases[name]) for name, (colour, _) in LOOKS.items()]
     drawn.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return drawn
 
@@ -75,7 +79,7 @@ def _bar(scene: Scene, row: Row) -> Bar:
 def _stack(axes: Any, place: int, lengths: dict[str, float], *, written: bool) -> None:
     left = 0.0
     for phase, length in lengths.items():
-        _, colour, ink = LOOKS[phase]
+        colour, ink = LOOKS[phase]
         axes.barh(place, length, left=left, height=0.68, color=colour, edgecolor="white", linewidth=0.5)
         if written and length >= LEGIBLE_PCT:
             axes.text(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -12,6 +12,7 @@ from hpcbench.analysis.history import State
 from hpcbench.analysis.load import Loaded
 from hpcbench.config.spec import Group
 from hpcbench.report.cells import Row, by_class, unit_of
+from hpcbench.report.words import Words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Scene:
     runs: pd.DataFrame
     epochs: pd.DataFrame
     steps: pd.DataFrame
+    words: Words
+    of_class: bool = False
 
     @property
     def unit(self) -> str:
@@ -41,8 +44,11 @@ class Scene:
         return part
 
 
-def scenes(loaded: Loaded, rows: list[Row], groups: Sequence[Group]) -> list[Scene]:
-    """Return what to draw: each class, then each group, without what trains nothing or has not finished."""
+def scenes(loaded: Loaded, rows: list[Row], groups: Sequence[Group], words: Words) -> list[Scene]:
+    """Return what to draw: each class, then each group, without what trains nothing or has not finished.
+
+    A group of all runs of a class stands for the class: nothing is drawn twice.
+    """
     usable = loaded.runs[
         (loaded.runs["state"] == State.FINISHED.value) & loaded.runs["rankable"].fillna(False)
     ]
@@ -51,7 +57,9 @@ def scenes(loaded: Loaded, rows: list[Row], groups: Sequence[Group]) -> list[Sce
     classes = by_class(rows).keys() - {None}
     members_of = by_class(drawn)
     found = [
-        _scene(str(label), str(label), members_of.get(label, []), loaded, usable)
+        replace(
+            _scene(str(label), str(label), members_of.get(label, []), loaded, usable, words), of_class=True
+        )
         for label in sorted(str(each) for each in classes)
     ]
     for group in groups:
@@ -60,8 +68,14 @@ def scenes(loaded: Loaded, rows: list[Row], groups: Sequence[Group]) -> list[Sce
             # Ranks of several classes are not to be mixed; the pictures still need an order.
             members.sort(key=lambda row: -(row["throughput_samples_s"] or 0))
             members = [{**row, "rank": None, "rank_high": None} for row in members]
-        found.append(_scene(group.id, f"{group.id}: {group.title}", members, loaded, usable))
+        names = _names(members)
+        found = [scene for scene in found if not scene.of_class or not names or _names(scene.rows) != names]
+        found.append(_scene(group.id, f"{group.id}: {group.title}", members, loaded, usable, words))
     return found
+
+
+def _names(rows: Sequence[Row]) -> set[str]:
+    return {row["experiment"] for row in rows}
 
 
 def _is_named(experiment: str, names: Sequence[str]) -> bool:
@@ -69,13 +83,15 @@ def _is_named(experiment: str, names: Sequence[str]) -> bool:
     return experiment in names or experiment.split(" (")[0] in names
 
 
-def _scene(name: str, title: str, rows: list[Row], loaded: Loaded, usable: pd.DataFrame) -> Scene:
+def _scene(
+    name: str, title: str, rows: list[Row], loaded: Loaded, usable: pd.DataFrame, words: Words
+) -> Scene:
     experiments = [row["experiment"] for row in rows]
     ids = usable.loc[usable["experiment"].isin(experiments), "run_id"]
     return Scene(
         name=name, title=title, rows=rows, runs=usable[usable["run_id"].isin(ids)],
         epochs=loaded.epochs[loaded.epochs["run_id"].isin(ids)],
-        steps=loaded.steps[loaded.steps["run_id"].isin(ids)],
+        steps=loaded.steps[loaded.steps["run_id"].isin(ids)], words=words,
     )  # fmt: skip
 
 

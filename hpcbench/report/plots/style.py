@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from hpcbench.report.files import replace_file
+from hpcbench.report.plots.fonts import Font
 
 # Okabe and Ito (2008), "Color Universal Design"; their yellow is too pale for lines on white.
 BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK = (
@@ -42,11 +44,17 @@ SETTINGS: Any = {
 
 
 @contextmanager
-def style() -> Iterator[None]:
-    """Draw inside this with our settings, whatever the user's matplotlibrc says."""
+def style(further_font: Font | None = None) -> Iterator[None]:
+    """Draw inside this with our settings, whatever the user's matplotlibrc says.
+
+    `further_font` is used for the signs that the first font does not have.
+    """
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(SETTINGS)
+        if further_font is not None:
+            further_font.load()
+            mpl.rcParams["font.family"] = [SETTINGS["font.family"], further_font.family]
         yield
 
 
@@ -68,7 +76,12 @@ def shown(name: str) -> str:
 
 def names_width_in(names: list[str]) -> float:
     """Return the room that the longest name takes, in inches."""
-    return max((len(shown(name)) for name in names), default=0) * CHARACTER_IN
+    return max((_columns(shown(name)) for name in names), default=0) * CHARACTER_IN
+
+
+def _columns(text: str) -> int:
+    """Return how many narrow characters are as wide as a text."""
+    return sum(2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)
 
 
 def name_legend(axes: Axes, lines: list[Line2D], names: list[str]) -> None:

@@ -23,7 +23,9 @@ def draw_throughput(scene: Scene) -> Figure | None:
         return None
     names = [row["experiment"] for row in rows]
     drawn = figure(
-        PLOT_IN + names_width_in(names) + 1.4, 1.6 + ROW_IN * len(rows), f"Throughput – {scene.title}"
+        PLOT_IN + names_width_in(names) + 1.4,
+        1.6 + ROW_IN * len(rows),
+        f"{scene.words.captions['throughput']} – {scene.title}",
     )
     axes = drawn.add_subplot()
     farthest = FARTHEST * max(row["throughput_samples_s"] for row in rows)
@@ -32,13 +34,15 @@ def draw_throughput(scene: Scene) -> Figure | None:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), [_label(row) for row in rows])
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"Throughput ({scene.unit}/s)")
+    axes.set_xlabel(scene.words.labels["throughput_samples_s"].format(unit=scene.unit))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.grid(axis="x", color="0.9")
     handles = [
-        Patch(color=SKY, label="mean over repeats"),
-        Line2D([], [], color=BLACK, linewidth=1.2, label="95 % confidence interval"),
-        Line2D([], [], color=BLUE, marker="o", markersize=3.5, linestyle="", label="one repeat"),
+        Patch(color=SKY, label=scene.words.labels["mean"]),
+        Line2D([], [], color=BLACK, linewidth=1.2, label=scene.words.labels["interval"]),
+        Line2D(
+            [], [], color=BLUE, marker="o", markersize=3.5, linestyle="", label=scene.words.labels["repeat"]
+        ),
     ]
     if all(row["throughput_ci_low"] is None for row in rows):
         del handles[1]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from hpcbench.config.catalog import DatasetEntry
+from hpcbench.config.catalog import DatasetEntry, only_for_teaching
 from hpcbench.config.spec import FORBID_UNKNOWN
+
+if TYPE_CHECKING:
+    from hpcbench.config.spec import RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,46 @@ class SyntheticOptions:
     evaluation_samples: Annotated[int, Gt(0), Le(10**9)] = 10_000
 
 
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions:
+    """How pictures become images of `image_size` x `image_size`; all of it changes what is learnt.
+
+    `decoded_size` first brings the square in the middle of each picture to that many pixels: that can be
+    cached, whole pictures differ in size and can't. `decode: draft` may decode large JPEGs at a half, quarter
+    or eighth. `corrupt: replace` lets the next image stand in for one that can't be decoded.
+    """
+
+    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
+    image_size: Annotated[int, Ge(16), Le(2048)] = 224
+    decoded_size: Annotated[int, Ge(16), Le(4096)] | None = None
+    decode: Literal["full", "draft"] = "full"
+    corrupt: Literal["stop", "replace"] = "stop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultyDigitsOptions:
+    """Which mistake the input pipeline makes; `decode_ms` is what it spends on a sample."""
+
+    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
+    mistake: Literal["forgetful_cache", "decodes_everything"] = "forgetful_cache"
+    decode_ms: Annotated[float, Ge(0), Le(1000)] = 0.1
+
+
+def _check_folder(spec: RunSpec) -> str | None:
+    """Say why the run can't have its data this way."""
+    size = spec.dataset_options["decoded_size"]
+    if size is None and (spec.cache != "none" or spec.input.disk_cache):
+        what = "input.disk_cache" if spec.input.disk_cache else f"cache: {spec.cache}"
+        return f"{what} needs images of one size. Say dataset_options: {{decoded_size: 256}}, or cache: none"
+    if size is not None and size < spec.dataset_options["image_size"]:
+        return f"decoded_size {size} is smaller than image_size {spec.dataset_options['image_size']}"
+    return None
+
+
+def _check_arrays(spec: RunSpec) -> str | None:
+    return "input.disk_cache is for data sets of encoded pictures" if spec.input.disk_cache else None
+
+
 DATASETS: dict[str, DatasetEntry] = {
     # The sizes of the embedded data are facts that a test holds against the data itself.
     "digits": DatasetEntry(
@@ -35,5 +78,45 @@ DATASETS: dict[str, DatasetEntry] = {
     ),
     "synthetic": DatasetEntry(
         target="hpcbench.training.data.synthetic:load", options=SyntheticOptions, unit="img"
+    ),
+    **{
+        name: DatasetEntry(
+            target="hpcbench.training.data.cifar_load:load",
+            unit="img",
+            image_size=32,
+            train_samples=50_000,
+            evaluation_samples=10_000,
+            needs_files=True,
+            check=_check_arrays,
+        )
+        for name in ("cifar10", "cifar100")
+    },
+    "imagenet": DatasetEntry(
+        target="hpcbench.training.data.folder_load:load",
+        options=FolderOptions,
+        unit="img",
+        image_size=224,
+        train_samples=1_281_167,
+        evaluation_samples=50_000,
+        needs_files=True,
+        check=_check_folder,
+    ),
+    "imagefolder": DatasetEntry(
+        target="hpcbench.training.data.folder_load:load",
+        options=FolderOptions,
+        unit="img",
+        image_size=224,
+        needs_files=True,
+        check=_check_folder,
+    ),
+    "faulty_digits": DatasetEntry(
+        target="hpcbench.teaching.digits:load",
+        options=FaultyDigitsOptions,
+        unit="img",
+        channels=1,
+        image_size=8,
+        train_samples=1437,
+        evaluation_samples=360,
+        check=only_for_teaching,
     ),
 }

@@ -14,7 +14,10 @@ from hpcbench.strategies.base import Batch, Seat
 
 
 class Dataset(Protocol):
-    """Samples by their number. Batches arrive on the rank's device, normalised, in the run's dtype."""
+    """Samples by their number. Batches arrive on the rank's device, normalised, in the run's dtype.
+
+    What is asked for as many batches may be prepared ahead of its use.
+    """
 
     channels: int
     classes: int
@@ -27,6 +30,26 @@ class Dataset(Protocol):
 
     def evaluation_batch(self, samples: Tensor) -> Batch:
         """Return samples of the validation set."""
+
+    def train_batches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
+        """Yield `train_batch` of each."""
+        return (self.train_batch(samples, epoch) for samples in batches)
+
+    def evaluation_batches(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
+        """Yield `evaluation_batch` of each."""
+        return (self.evaluation_batch(samples) for samples in batches)
+
+    def take_replaced(self) -> int:
+        """Return how many corrupt samples were replaced by others since the last call."""
+        return 0
+
+    def everyone_is_ready(self) -> None:
+        """Every rank of the run has loaded the data set."""
+        return
+
+    def close(self) -> None:
+        """The run is over."""
+        return
 
 
 def epoch_order(dataset: Dataset, seed: int, epoch: int) -> Tensor:
@@ -54,10 +77,10 @@ class Loader:
         """Yield the micro-batches of each step; `steps` count from 0 within the epoch."""
         order = epoch_order(self.dataset, self.seed, epoch)
         global_batch = self.batch_size * self.seat.shards
-        for step in steps:
-            first = step * global_batch + self.seat.shard * self.batch_size
-            mine = order[first : first + self.batch_size]
-            yield [self.dataset.train_batch(part, epoch) for part in mine.chunk(self.accumulation)]
+        firsts = [step * global_batch + self.seat.shard * self.batch_size for step in steps]
+        mine = [order[first : first + self.batch_size] for first in firsts]
+        for batch in self.dataset.train_batches(mine, epoch):
+            yield list(_cut(batch, self.accumulation))
 
     def evaluation(self) -> Iterator[tuple[Batch, Tensor]]:
         """Yield this shard of the validation set as (batch, mask).
@@ -66,8 +89,15 @@ class Loader:
         that over all shards each sample counts exactly once.
         """
         total, stride = self.dataset.evaluation_samples, self.batch_size * self.seat.shards
-        for index in range(math.ceil(total / stride)):
-            first = index * stride + self.seat.shard * self.batch_size
-            samples = torch.arange(first, first + self.batch_size)
-            batch = self.dataset.evaluation_batch(samples.clamp(max=total - 1))
+        firsts = [
+            index * stride + self.seat.shard * self.batch_size for index in range(math.ceil(total / stride))
+        ]
+        wanted = [torch.arange(first, first + self.batch_size) for first in firsts]
+        batches = self.dataset.evaluation_batches([samples.clamp(max=total - 1) for samples in wanted])
+        for samples, batch in zip(wanted, batches, strict=True):
             yield batch, (samples < total).to(batch.labels.device)
+
+
+def _cut(batch: Batch, parts: int) -> Iterator[Batch]:
+    for images, labels in zip(batch.images.chunk(parts), batch.labels.chunk(parts), strict=True):
+        yield Batch(images, labels)

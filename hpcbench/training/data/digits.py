@@ -9,13 +9,14 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from hpcbench.strategies.base import Batch
+from hpcbench.training.data.base import Dataset
 
 SPLIT_SEED = 0
 TRAIN_SHARE = 0.8
 BRIGHTEST = 16.0
 
 
-class Digits:
+class Digits(Dataset):
     """The images in memory as they are, normalised when they are taken; a fixed split into 80 and 20 %."""
 
     channels = 1
@@ -32,7 +33,7 @@ class Digits:
         self.evaluation_samples = len(labels) - self.train_samples
         training = images[: self.train_samples] / BRIGHTEST
         normalised = (images / BRIGHTEST - training.mean()) / training.std()
-        self._images = normalised.to(device, dtype)
+        self._images = normalised.to(device, dtype)  # one channel: channels_last changes nothing
         self._labels = labels.to(device)
 
     def train_batch(self, samples: Tensor, epoch: int) -> Batch:

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from hpcbench.strategies.base import Batch
 from hpcbench.training.data import SyntheticOptions
+from hpcbench.training.data.base import Dataset
 
 ROTATING_BATCHES = 8  # one repeated batch gives unrealistic figures
 
 
-class Synthetic:
+class Synthetic(Dataset):
     """Eight global batches in turn. Sample i is the same whatever the number of shards."""
 
     shuffled = False
@@ -25,6 +26,7 @@ class Synthetic:
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
+        channels_last: bool = False,
     ) -> None:
         self.channels = options.channels
         self.classes = options.classes
@@ -34,6 +36,8 @@ class Synthetic:
         generator = torch.Generator(device).manual_seed(seed)
         size = (pool, options.channels, options.image_size, options.image_size)
         self._images = torch.randn(size, generator=generator, device=device, dtype=dtype)
+        if channels_last:
+            self._images = self._images.contiguous(memory_format=torch.channels_last)
         self._labels = torch.randint(options.classes, (pool,), generator=generator, device=device)
 
     def train_batch(self, samples: Tensor, epoch: int) -> Batch:
@@ -57,7 +61,8 @@ def load(
     global_batch: int,
     seed: int,
     options: SyntheticOptions,
+    channels_last: bool = False,
     **_: Any,
 ) -> Synthetic:
     """Return the data set on a device."""
-    return Synthetic(options, global_batch, seed, device, dtype)
+    return Synthetic(options, global_batch, seed, device, dtype, channels_last)

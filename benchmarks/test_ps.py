@@ -1,0 +1,62 @@
+"""The parameter server against what the link allows, and against one message for each tensor."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.ps_rank import SERVER, WORKERS
+
+ROOT = Path(__file__).parents[1]
+SERVERS = 1
+
+
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """Measure ResNet-18 with two workers and a server; seconds, in the eyes of the slowest."""
+    folder = tmp_path_factory.mktemp("ps")
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "benchmarks.ps_rank"]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(folder)], cwd=ROOT, env=environment)
+        for rank in range(WORKERS + 1)
+    ]
+    assert [process.wait(timeout=280) for process in processes] == [0] * (WORKERS + 1)
+    seen = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORKERS + 1)]
+    slowest = {name: max(each[name] for each in seen[:SERVER]) for name in seen[0]}
+    return {**slowest, "update": seen[SERVER]["update"]}
+
+
+def test_step_is_near_the_lower_bound(figures: dict[str, float]) -> None:
+    """A synchronous step takes at most 1.25 times what the link and the arithmetic need.
+
+    MEASURING, formulas: in each direction at least max(M/B, nM/(kB)). Push and pull overlap, so the larger of
+    them counts, with the bandwidth B that the link has in one direction while the other is in use too.
+    """
+    size, bandwidth = figures["bytes"], figures["bytes"] / figures["swap"]
+    transfer_s = max(size / bandwidth, WORKERS * size / (SERVERS * bandwidth))
+    bound_s = transfer_s + figures["compute"] + figures["update"]
+    ms = {name: 1e3 * value for name, value in figures.items()}
+    print(
+        f"\nps, ResNet-18 ({size / 1e6:.1f} MB), {WORKERS} workers, {SERVERS} server: link "
+        f"{bandwidth / 1e9:.2f} GB/s each way at once; transfer {1e3 * transfer_s:.1f} ms + compute "
+        f"{ms['compute']:.1f} ms + update {ms['update']:.1f} ms = bound {1e3 * bound_s:.1f} ms; "
+        f"step {ms['step']:.1f} ms = {figures['step'] / bound_s:.2f} x bound"
+    )
+    assert figures["step"] <= 1.25 * bound_s
+
+
+def test_flat_exchange_beats_one_message_for_each_tensor(figures: dict[str, float]) -> None:
+    """Pieces of a flat vector, all under way at once, are three times as fast as tensor after tensor."""
+    ratio = figures["per_tensor"] / figures["exchange"]
+    print(
+        f"\nps, exchange of {figures['tensors']:.0f} tensors: one by one "
+        f"{1e3 * figures['per_tensor']:.1f} ms, flat {1e3 * figures['exchange']:.1f} ms: "
+        f"{ratio:.2f} x as fast"
+    )
+    assert ratio >= 3

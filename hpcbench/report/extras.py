@@ -1,0 +1,48 @@
+"""What a report tells beyond `ranking.csv`, whose columns are fixed: scaling, time to accuracy, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hpcbench.analysis.load import Loaded
+from hpcbench.analysis.scaling import speed_ups
+from hpcbench.analysis.target import targets, times_to_accuracy
+from hpcbench.report.cells import Row
+
+SECONDS_PER_HOUR = 3600
+
+
+def with_extras(
+    rows: Sequence[Row],
+    loaded: Loaded,
+    *,
+    target_pct: float | None = None,
+    cost_per_device_hour: float | None = None,
+) -> list[Row]:
+    """Return the rows with `speed_up`, `efficiency_pct`, `time_to_acc_s`, `cost_per_epoch`, `folder`.
+
+    `folder` is empty unless results of several folders are merged.
+    """
+    scaled = speed_ups(rows)
+    reached = times_to_accuracy(loaded.runs, loaded.epochs, targets(loaded.runs, target_pct))
+    sweeps = loaded.runs.groupby("experiment")["sweep"].agg(lambda s: ", ".join(sorted(set(s))))
+    several = len({block.rpartition("/")[0] for block in loaded.runs["block"]}) > 1
+    return [
+        {
+            **row,
+            "speed_up": scaled[name].speed_up if (name := row["experiment"]) in scaled else None,
+            "efficiency_pct": scaled[name].efficiency_pct if name in scaled else None,
+            "scaling": scaled[name].kind if name in scaled else None,
+            "time_to_acc_s": reached.get(name),
+            "cost_per_epoch": _cost(row, cost_per_device_hour),
+            "folder": sweeps[name] if several else None,
+        }
+        for row in rows
+    ]
+
+
+def _cost(row: Row, per_device_hour: float | None) -> float | None:
+    if per_device_hour is None or row["epoch_time_s"] is None or row["devices"] is None:
+        return None
+    cost: float = row["epoch_time_s"] / SECONDS_PER_HOUR * row["devices"] * per_device_hour
+    return cost

@@ -1,0 +1,1 @@
+"""`report.html`: the whole answer in one file that needs no network."""

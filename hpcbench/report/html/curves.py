@@ -1,0 +1,65 @@
+"""The curves of the page: for each experiment its values by epoch and by step, as small as they can be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+MOST_POINTS = 120  # of a curve over steps: a line of more is noise to the eye
+DIGITS = 5
+BY_EPOCH = ("train_loss", "acc_pct", "throughput_samples_s", "peak_mem_mb")
+BY_STEP = "step_loss"
+STATISTICS = ("mean", "min", "max")
+
+# x, mean, low, high; low and high are missing where there is one repeat only
+Curve = list[list[float | None]]
+
+
+def curves(runs: pd.DataFrame, epochs: pd.DataFrame, steps: pd.DataFrame) -> dict[str, dict[str, Curve]]:
+    """Return the curves of each experiment that has any, over its finished repeats."""
+    finished = set(runs.loc[runs["state"] == "finished", "run_id"])
+    found: dict[str, dict[str, Curve]] = {}
+    by_epoch = epochs[epochs["run_id"].isin(finished)].astype(dict.fromkeys(BY_EPOCH, "float64"))
+    for metric in BY_EPOCH:
+        known = by_epoch.dropna(subset=[metric])
+        over = known.groupby(["experiment", "epoch"], sort=True)[metric].agg(list(STATISTICS))
+        _add(found, metric, over)
+    _add(found, BY_STEP, _by_step(steps[steps["run_id"].isin(finished)]))
+    return found
+
+
+def _by_step(steps: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, lowest and highest repeat of the loss, in bins of equally many steps."""
+    known = steps.dropna(subset=["loss"]).astype({"loss": "float64", "step": "int64"})
+    longest = known.groupby("experiment")["step"].transform("max") + 1
+    width = (longest / MOST_POINTS).map(math.ceil) if len(known) else longest
+    middle = known["step"] // width * width + (width + 1) / 2
+    repeats = known.groupby(["experiment", middle.rename("at"), "repeat"], sort=True)["loss"].mean()
+    over: pd.DataFrame = repeats.groupby(["experiment", "at"]).agg(list(STATISTICS))
+    return over
+
+
+def _add(found: dict[str, dict[str, Curve]], metric: str, over: pd.DataFrame) -> None:
+    for experiment, part in over.groupby(level=0, sort=False):
+        x = [float(value) for value in part.index.get_level_values(1)]
+        columns = [x, *(part[name].tolist() for name in STATISTICS)]
+        single = columns[2] == columns[3]
+        found.setdefault(str(experiment), {})[metric] = [
+            [_short(value) for value in column] for column in (columns[:2] if single else columns)
+        ]
+
+
+def _short(value: float) -> float | None:
+    """Return a number with the digits that a curve can show; whole ones as such."""
+    if not math.isfinite(value):
+        return None
+    rounded = float(f"{value:.{DIGITS}g}")
+    return int(rounded) if rounded.is_integer() else rounded
+
+
+def used_metrics(members: list[str], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the curves that any of some experiments has, in the order of the page."""
+    return [m for m in (*BY_EPOCH, BY_STEP) if any(m in found.get(name, {}) for name in members)]

@@ -1,0 +1,17 @@
+"""The languages that a report speaks."""
+
+from __future__ import annotations
+
+from hpcbench.errors import input_error
+from hpcbench.report.words import Words
+from hpcbench.report.words_en import ENGLISH
+from hpcbench.report.words_zh import CHINESE
+
+LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
+
+
+def words(lang: str) -> Words:
+    """Return a language's words. Raises InputError for one that is not spoken."""
+    if lang not in LANGUAGES:
+        raise input_error("no such language", key="--lang", found=lang, allowed=", ".join(LANGUAGES))
+    return LANGUAGES[lang]

@@ -1,0 +1,56 @@
+"""Throughput against accuracy: which runs are not beaten in both."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from hpcbench.report.cells import Row
+from hpcbench.report.plots.scene import Scene
+from hpcbench.report.plots.style import COLOURS, GREY, PLOT_IN, figure, name_legend, names_width_in
+
+MARKERS = "osD^vPX"
+MOST = len(COLOURS) * len(MARKERS)
+ROW_IN = 0.19
+
+
+def draw_pareto(scene: Scene) -> Figure | None:
+    """Draw a point for each run, and the front; one point alone says nothing."""
+    rows = [r for r in scene.rows if r["throughput_samples_s"] is not None and r["best_acc_pct"] is not None]
+    if not 2 <= len(rows) <= MOST:
+        return None
+    names = [row["experiment"] for row in rows]
+    drawn = figure(
+        PLOT_IN + names_width_in(names) + 0.8, max(4.2, 1 + ROW_IN * (len(rows) + 1)),
+        f"{scene.words.captions['pareto']} – {scene.title}",
+    )  # fmt: skip
+    axes = drawn.add_subplot()
+    front = _front(rows)
+    (line,) = axes.plot(
+        [r["throughput_samples_s"] for r in front], [r["best_acc_pct"] for r in front],
+        color=GREY, linestyle=":",
+        linewidth=1.4, zorder=1,
+    )  # fmt: skip
+    points = []
+    for place, row in enumerate(rows):
+        colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS)]
+        x, y = row["throughput_samples_s"], row["best_acc_pct"]
+        points += axes.plot(
+            [x], [y], color=colour, marker=marker, linestyle="", markersize=8, markeredgecolor="white"
+        )
+    axes.set_xlabel(scene.words.labels["throughput_samples_s"].format(unit=scene.unit))
+    axes.set_ylabel(scene.words.labels["best_acc"])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    axes.set_xlim(left=0)
+    axes.margins(y=0.12)
+    axes.grid(color="0.92")
+    name_legend(axes, [*points, line], [*names, scene.words.labels["pareto"]])
+    return drawn
+
+
+def _front(rows: list[Row]) -> list[Row]:
+    """Return the rows that no other beats in both, slowest first."""
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda r: (-r["throughput_samples_s"], -r["best_acc_pct"])):
+        if not front or row["best_acc_pct"] > front[-1]["best_acc_pct"]:
+            front.append(row)
+    return front[::-1]

@@ -1,0 +1,142 @@
+"""The statistics of a class or group, row by row: `statistics.csv`, and a table for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from hpcbench.analysis.pairs import Pair, compare_all
+from hpcbench.analysis.ranking import MEASURES, baseline, by_block
+from hpcbench.analysis.rows import FLAG, NUMBER, TEXT, WHOLE
+from hpcbench.analysis.statistics import CONFIDENCE
+from hpcbench.report.cells import NOTHING, Row, number
+from hpcbench.report.plots.scene import Scene
+from hpcbench.report.studies import StudyTable
+from hpcbench.report.words import Words
+
+AGAINST = ("above", "baseline")
+COLUMNS = {
+    "scene": TEXT, "experiment": TEXT, "column": TEXT, "repeats": WHOLE, "mean": NUMBER,
+    **{
+        f"{which}_{name}": kind
+        for which in AGAINST
+        for name, kind in (
+            ("experiment", TEXT), ("effect", NUMBER), ("effect_low", NUMBER), ("effect_high", NUMBER),
+            ("p_holm", NUMBER), ("supported", FLAG), ("repeats_needed", WHOLE),
+        )
+    },
+    "speed_up": NUMBER, "efficiency_pct": NUMBER, "scaling": TEXT, "time_to_acc_s": NUMBER,
+    "cost_per_epoch": NUMBER,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """The statistics of one scene; `rows` have the keys of `COLUMNS`."""
+
+    title: str
+    baseline: str
+    rows: list[Row]
+
+
+def statistics_of(scene: Scene, runs: pd.DataFrame, rank_by: str) -> Statistics | None:
+    """Return the statistics of the ranked rows of a scene, corrected inside it; None for fewer than two.
+
+    An effect is a ratio where the column is compared by ratio, else a difference.
+    """
+    measure = MEASURES[rank_by]
+    sign = -1.0 if measure.higher_is_better else 1.0
+    rows = [row for row in scene.rows if row[rank_by] is not None and row["trusted"] != "no"]
+    rows.sort(key=lambda row: (sign * row[rank_by], row["experiment"]))
+    base = baseline(rows)
+    if base is None or len(rows) < 2:
+        return None
+    names = [row["experiment"] for row in rows]
+    pairs = compare_all(names, by_block(runs, names, rank_by), measure)
+    found = [
+        {
+            **{name: row.get(name) for name in COLUMNS},
+            "scene": scene.name, "column": rank_by, "mean": row[rank_by],
+            **(_told("above", pairs.pair(place - 1, place), row, rank_by) if place else {}),
+            **(_told("baseline", pairs.pair(base, place), row, rank_by) if place != base else {}),
+        }
+        for place, row in enumerate(rows)
+    ]  # fmt: skip
+    return Statistics(scene.title, names[base], found)
+
+
+def statistics_csv(found: Sequence[Statistics]) -> str:
+    """Return `statistics.csv`."""
+    rows = [row for each in found for row in each.rows]
+    data = {name: pd.array([row[name] for row in rows], dtype=kind) for name, kind in COLUMNS.items()}  # type: ignore[call-overload]
+    return pd.DataFrame(data).to_csv(index=False, lineterminator="\n")
+
+
+def statistics_table(each: Statistics, words: Words) -> StudyTable:
+    """Return the statistics as a table for people."""
+    said, titles = words.tables, words.columns
+    extras = [name for name in ("speed_up", "efficiency_pct", "time_to_acc_s", "cost_per_epoch")
+              if any(row[name] is not None for row in each.rows)]  # fmt: skip
+    heads = (
+        titles["experiment"], "n", words.measures[each.rows[0]["column"]], said["above"], said["needs"],
+        said["against_baseline"].format(baseline=each.baseline), said["needs"],
+        *(titles[name] for name in extras),
+    )  # fmt: skip
+    body = [
+        (
+            row["experiment"], str(row["repeats"]), number(row["mean"]),
+            _sentence(row, "above", said), _needs(row, "above"),
+            _sentence(row, "baseline", said), _needs(row, "baseline"),
+            *(number(row[name]) for name in extras),
+        )
+        for row in each.rows
+    ]  # fmt: skip
+    return StudyTable(each.title, heads, body)
+
+
+def _told(which: str, pair: Pair, row: Row, rank_by: str) -> dict[str, Any]:
+    """Return a comparison as seen from a row: above 1 (or 0), it has more of what is compared."""
+    mean, deviation, n = pair.difference.mean, pair.difference.deviation, pair.difference.blocks
+    side = 1.0 if pair.first == row["experiment"] else -1.0
+    other = pair.second if side > 0 else pair.first
+    told: dict[str, Any] = {f"{which}_experiment": other}
+    if mean is None:
+        return told
+    scale = math.exp if MEASURES[rank_by].logarithmic else float
+    told[f"{which}_effect"] = scale(side * mean)
+    if deviation is not None and n > 1:
+        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
+        told |= {
+            f"{which}_effect_low": scale(side * mean - half),
+            f"{which}_effect_high": scale(side * mean + half),
+        }  # fmt: skip
+    if pair.p_holm is not None:
+        told |= {
+            f"{which}_p_holm": pair.p_holm, f"{which}_supported": pair.supported,
+            f"{which}_repeats_needed": pair.repeats_needed(),
+        }  # fmt: skip
+    return told
+
+
+def _sentence(row: Row, which: str, said: dict[str, str]) -> str:
+    effect = row[f"{which}_effect"]
+    if effect is None:
+        return NOTHING
+    ratio = MEASURES[row["column"]].logarithmic
+    low, high = row[f"{which}_effect_low"], row[f"{which}_effect_high"]
+    told = f"x {effect:.3g}" if ratio else f"{effect:+.3g}"
+    if low is not None:
+        told += f" [{low:.3g}, {high:.3g}]"
+    supported = row[f"{which}_supported"]
+    state = "untested" if supported is None else "supported" if supported else "unsupported"
+    return f"{told} {said[state]}"
+
+
+def _needs(row: Row, which: str) -> str:
+    needed = row[f"{which}_repeats_needed"]
+    return NOTHING if needed is None else str(needed)

@@ -1,0 +1,180 @@
+"""Processes that decode pictures, in pieces small enough that all of them work on the next batch.
+
+torch's DataLoader runs the processes. Pixels do not go through it: each piece has a place in memory that all
+share from the start, so that nothing is allocated, handed over or cleared while training.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Dataset as TorchDataset
+
+from hpcbench.errors import HpcbenchError
+from hpcbench.training.data.augment import Moment
+
+PIECE = 32  # pictures at most: about a tenth of a second of work
+BATCHES_AHEAD = 2
+CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class Request:
+    """Samples of a part at a moment; `samples` is int64 on the host."""
+
+    part: str
+    samples: Tensor
+    moment: Moment
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """uint8 [samples, height, width, 3] with labels [samples].
+
+    `used`, on the host, is which image each one really is: another one where it was corrupt.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    used: Tensor
+
+
+class Decoder(Protocol):
+    """Turns stored images of one part into pixels, all of one `shape` (height, width).
+
+    `parallel`: so slowly that several processes should.
+    """
+
+    parallel: bool
+    shape: tuple[int, int]
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    def decode(self, samples: Tensor, moment: Moment, into: Tensor | None = None) -> Decoded:
+        """Decode; with a crop that depends on the moment where the recipe cuts before it resizes.
+
+        A parallel decoder puts its pixels `into` what it is given.
+        """
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a request, and the place in shared memory where its pixels go."""
+
+    request: Request
+    place: int
+
+
+class _Pieces(TorchDataset[Decoded | HpcbenchError]):
+    """What the processes do: a piece at a time. What they return has no pixels in it."""
+
+    def __init__(self, decoders: dict[str, Decoder], places: Tensor) -> None:
+        self._decoders, self._places = decoders, places
+
+    def __getitem__(self, piece: _Piece) -> Decoded | HpcbenchError:
+        request = piece.request
+        into = self._places[piece.place, : len(request.samples)]
+        try:
+            done = self._decoders[request.part].decode(request.samples, request.moment, into)
+        except HpcbenchError as error:
+            return error  # raised by the rank: torch would hide its message behind a traceback
+        return replace(done, pixels=into[:0])
+
+
+class _Order(Sampler[_Piece]):
+    """What the processes are to do next; set before each pass."""
+
+    pieces: Sequence[_Piece] = ()
+
+    def __init__(self) -> None:
+        pass
+
+    def __iter__(self) -> Iterator[_Piece]:
+        return iter(self.pieces)
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+
+class Workers:
+    """Decodes in processes that live as long as this object, or inline where there are none.
+
+    `pinned` puts the pixels of a batch where a GPU can fetch them by itself.
+    """
+
+    def __init__(
+        self, decoders: dict[str, Decoder], count: int, largest_batch: int, *, pinned: bool = False
+    ) -> None:
+        self._decoders, self._pinned = decoders, pinned
+        self._piece = max(1, min(PIECE, math.ceil(largest_batch / max(1, count))))
+        self._order = _Order()
+        self._loader: DataLoader[Any] | None = None
+        if not count:
+            return
+        ahead = max(2, math.ceil(BATCHES_AHEAD * math.ceil(largest_batch / self._piece) / count))
+        # The loader hands out `ahead * count` pieces before it wants the first one back; two more are the one
+        # that is being copied and the one that was handed out for it.
+        height, width = next(iter(decoders.values())).shape
+        places = torch.empty(ahead * count + 2, self._piece, height, width, CHANNELS, dtype=torch.uint8)
+        self._places = places.share_memory_()
+        with _without_advice():
+            self._loader = DataLoader(
+                _Pieces(decoders, self._places),
+                batch_size=None,
+                sampler=self._order,
+                num_workers=count,
+                collate_fn=_as_it_is,
+                persistent_workers=True,
+                prefetch_factor=ahead,
+            )
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[Decoded]:
+        """Return what was asked for, in order; the processes begin at once."""
+        if self._loader is None:
+            return (self._decoders[each.part].decode(each.samples, each.moment) for each in requests)
+        cut = [
+            [Request(each.part, samples, each.moment) for samples in each.samples.split(self._piece)]
+            for each in requests
+        ]
+        places = len(self._places)
+        pieces = [piece for request in cut for piece in request]
+        self._order.pieces = [_Piece(piece, number % places) for number, piece in enumerate(pieces)]
+        with _without_advice():
+            return self._collected(cut, iter(self._loader))
+
+    def _collected(self, cut: list[list[Request]], done: Iterator[Any]) -> Iterator[Decoded]:
+        number = 0
+        for pieces in cut:
+            total = sum(len(piece.samples) for piece in pieces)
+            pixels = torch.empty(total, *self._places.shape[2:], dtype=torch.uint8, pin_memory=self._pinned)
+            parts: list[Decoded] = []
+            for target, piece in zip(pixels.split(self._piece), pieces, strict=True):
+                part = next(done)
+                if isinstance(part, HpcbenchError):
+                    raise part
+                target.copy_(self._places[number % len(self._places), : len(piece.samples)])
+                parts.append(part)
+                number += 1
+            labels, used = (torch.cat([getattr(part, name) for part in parts]) for name in ("labels", "used"))
+            yield Decoded(pixels, labels, used)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._loader = None
+
+
+def _without_advice() -> warnings.catch_warnings[None]:
+    """Keep torch from advising on the number of workers: the sweep's word or the rank's cores decide."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
+
+
+def _as_it_is(item: Any) -> Any:
+    return item

@@ -1,0 +1,176 @@
+"""What is asked of Slurm, without Slurm: groups of runs, exact scripts, seats. The rest is in tests/slurm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpcbench.cluster.inbox import Inbox
+from hpcbench.cluster.machine import Machine
+from hpcbench.cluster.profile import Profile
+from hpcbench.cluster.seats import ranks_on, seats_of
+from hpcbench.cluster.slurm.allocations import allocate, check_against
+from hpcbench.cluster.slurm.here import Here
+from hpcbench.cluster.slurm.link import Message, NodesMissingError, Post, connect
+from hpcbench.cluster.slurm.script import executor_for
+from hpcbench.cluster.slurm.templates import TEMPLATES, template
+from hpcbench.cluster.where import Where, choose
+from hpcbench.config.spec import Resources, RunSpec
+from hpcbench.errors import InputError
+from tests.cluster.helpers import eventually, noop
+
+ROOT = Path(__file__).parents[2]
+
+
+def on_gpus(name: str, *, nodes: int = 1, repeat: int = 0, time: str = "01:00:00") -> RunSpec:
+    """Return a run on nodes of four GPUs."""
+    resources = Resources(nodes=nodes, gpus_per_node=4, cpus_per_gpu=8, time=time)
+    return replace(noop(name, ranks=4 * nodes), device="cuda", resources=resources, repeat=repeat)
+
+
+def test_runs_on_like_nodes_share_an_allocation() -> None:
+    """One job for each kind of nodes; its limit is that of all of its runs, as far as the site allows it."""
+    runs = [on_gpus("a"), on_gpus("b", nodes=2), on_gpus("c")]
+    one, two = allocate(runs, Profile(), True, longest_s=None, largest_array=1001)
+    assert ({spec.name for spec in one.runs}, one.nodes, one.gpus, one.cpus) == ({"a", "c"}, 1, 4, 32)
+    assert (two.nodes, two.array) == (2, False)
+    assert 2 * 3600 < one.time_s < 2 * 3600 + 300
+    limited = Profile(time="00:30:00")
+    assert {each.minutes for each in allocate(runs, limited, True, longest_s=7200, largest_array=9)} == {30}
+
+
+def test_repeats_come_one_after_the_other_in_an_order_with_a_seed() -> None:
+    """All first repeats come before all second ones, in another order, and always the same."""
+    runs = [on_gpus(name, repeat=repeat) for name in "abcdef" for repeat in range(2)]
+    (job,) = allocate(runs, Profile(), True, longest_s=None, largest_array=9)
+    assert [spec.repeat for spec in job.runs] == [0] * 6 + [1] * 6
+    first, second = [spec.name for spec in job.runs[:6]], [spec.name for spec in job.runs[6:]]
+    assert first != second and set(first) == set(second)
+    assert (job,) == tuple(
+        allocate(list(reversed(runs))[::-1], Profile(), True, longest_s=None, largest_array=9)
+    )
+
+
+@pytest.mark.parametrize(
+    ("pack", "sizes"), [(True, [10]), (3, [3, 3, 4]), (99, [1] * 10), (False, [4, 4, 2])]
+)
+def test_how_runs_are_packed(pack: bool | int, sizes: list[int]) -> None:
+    """As one job, as N, or as arrays that hold no more than the site allows, each with indices from 0."""
+    runs = [on_gpus(f"run{number}") for number in range(10)]
+    jobs = allocate(runs, Profile(), pack, longest_s=None, largest_array=4)
+    assert [len(job.runs) for job in jobs] == sizes
+    assert [spec.name for job in jobs for spec in job.runs if pack is False] == [
+        spec.name for spec in runs if pack is False
+    ]
+    for job in jobs if pack is False else []:
+        script = executor_for(job, Profile(), name="x", folder=Path("/x"), command="y", parallel=2).script
+        assert f"--array=0-{len(job.runs) - 1}%{min(2, len(job.runs))}" in script
+
+
+def test_more_than_a_node_has_is_refused() -> None:
+    """Before anything is asked of Slurm, against what the profile says of its nodes."""
+    with pytest.raises(InputError, match="needs 4 GPUs of a node, and a node of this profile has 2"):
+        check_against(Profile(gpus_per_node=2), [on_gpus("a")])
+
+
+def test_the_exact_script() -> None:
+    """Every wish of a profile is in the script that Slurm gets, and nothing else."""
+    profile = Profile(
+        account="physics", partition="gpu", qos="high", constraint="a&b", reservation="r", exclude="n[1-2]",
+        memory="64G", gpu_request="gres", gpu_type="rtx4090", signal_before_s=90, extra=("--licenses=fs",),
+        setup=("module load cuda",), env={"NCCL_IB_HCA": "^mlx5"},
+    )  # fmt: skip
+    (job,) = allocate([on_gpus("a")], profile, True, longest_s=None, largest_array=9)
+    text = executor_for(job, profile, name="sweep-1", folder=Path("/r/log"), command="python x").script
+    assert text == (ROOT / "tests/cluster/expected_submission.sh").read_text()
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_are_what_the_code_writes(name: str) -> None:
+    """The scripts in slurm/ have not drifted: python -m hpcbench.cluster.slurm.templates slurm."""
+    assert (ROOT / "slurm" / name).read_text() == template(name)
+
+
+def test_ranks_fill_nodes_in_blocks_and_servers_come_after_them() -> None:
+    """Neighbours are on one node, servers are dealt out, and fewer ranks than nodes are one each."""
+    spec = replace(on_gpus("a", nodes=2), ranks=6, servers=3)
+    assert [ranks_on(spec, node) for node in range(2)] == [[0, 1, 2, 6, 8], [3, 4, 5, 7]]
+    assert [seat.local_rank for seat in seats_of(spec)] == [0, 1, 2, 0, 1, 2, 3, 3, 4]
+    few = replace(on_gpus("a", nodes=4), ranks=2)
+    assert [ranks_on(few, node) for node in range(4)] == [[0], [1], [], []]
+
+
+def test_an_array_of_somebody_else_is_not_ours() -> None:
+    """A job knows itself by Slurm's variables; an element of an array by array and index."""
+    variables = {"SLURM_JOB_ID": "9", "SLURM_JOB_NODELIST": "n1", "SLURM_RESTART_COUNT": "2"}
+    here = Here.find(variables)
+    assert (here.slurm_id, here.index, here.names, here.restart) == ("9", None, ("n1",), 2)
+    element = Here.find(variables | {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"})
+    assert (element.slurm_id, element.index) == ("7_3", 3)
+
+
+def test_supervisors_meet_and_part(tmp_path: Path) -> None:
+    """A node finds the first one through the meeting file, is heard, and its end is noticed at once."""
+    heard: list[tuple[int, Message | None]] = []
+    post = Post(tmp_path / "meeting.json", ["localhost", "other"])
+    import threading
+
+    wires = []
+    thread = threading.Thread(target=lambda: wires.append(connect(tmp_path / "meeting.json", 1, 10)))
+    thread.start()
+    post.gather(lambda node, message: heard.append((node, message)), 10)
+    thread.join()
+    (wire,) = wires
+    assert not (tmp_path / "meeting.json").exists(), "nobody else can come"
+    wire.send({"hello": 1})
+    eventually(lambda: heard == [(1, {"hello": 1})])
+    wire.socket.shutdown(2)
+    eventually(lambda: heard[-1] == (1, None))
+
+
+def test_nodes_that_do_not_come_are_named(tmp_path: Path) -> None:
+    """Both sides say whom they have waited for, and where."""
+    with pytest.raises(NodesMissingError, match="no sign of n2, n3 within 0 s on n1"):
+        Post(tmp_path / "meeting.json", ["n1", "n2", "n3"]).gather(lambda node, message: None, 0.2)
+    with pytest.raises(NodesMissingError, match="never appeared"):
+        connect(tmp_path / "nothing.json", 1, 0.2)
+
+
+def test_one_request_is_heard_once() -> None:
+    """A signal that comes from every node of a job at the same moment is one request to stop."""
+    import signal
+
+    inbox = Inbox()
+    for _ in range(3):
+        inbox.take(signal.SIGTERM)
+    assert inbox.next(0) is signal.SIGTERM and inbox.next(0) is None
+    assert inbox.stopped_by is signal.SIGTERM
+
+
+def test_where_jobs_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Inside an allocation: there. A login node without sbatch is refused. Else this machine."""
+    machine = Machine(cores=2, memory_bytes=1)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
+    assert choose("auto", machine, {}) is Where.LOCAL
+    (tmp_path / "slurm.conf").touch()
+    with pytest.raises(InputError, match="looks like a login node"):
+        choose("auto", machine, {})
+    assert choose("auto", replace(machine, gpus=("a",)), {}) is Where.LOCAL
+    assert choose("auto", machine, {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n1"}) is Where.LOCAL
+    assert choose(None, machine, {"HPCBENCH_EXECUTOR": "local"}) is Where.LOCAL
+    with pytest.raises(InputError, match="no sbatch here"):
+        choose("slurm", machine, {})
+
+
+def test_a_controller_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A Slurm that does not answer is an error within its time, not a wait for ever."""
+    from hpcbench.cluster.slurm import ask
+
+    (tmp_path / "squeue").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    with pytest.raises(ask.SlurmError, match="did not answer within 1 s"):
+        ask.ask(["squeue"], patience_s=1)

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from hpcbench.analysis.audit.rules import RULES
+from hpcbench.analysis.history import History
+from hpcbench.analysis.load import load
+from hpcbench.analysis.pairs import Measure, compare_all
+from hpcbench.analysis.scaling import speed_ups
+from hpcbench.analysis.statistics import holm, paired_difference
+from hpcbench.analysis.target import targets, times_to_accuracy
+from hpcbench.reference import CIFAR100, IMAGENET, published
+from hpcbench.report.collect import Collected, collect
+from hpcbench.report.languages import LANGUAGES
+from hpcbench.report.plots import PICTURES
+from hpcbench.report.plots.fonts import chinese_font
+from tests.report.records import Story, Sweep, single, spec
+
+STUDY2 = "ddp_gloo_resnet18_bs128x2_cacheFalse_ampFalse"
+
+
+@pytest.fixture(scope="module")
+def studies(tmp_path_factory: pytest.TempPathFactory) -> Collected:
+    """Return a report of runs that bear names of both studies."""
+    sweep = Sweep(tmp_path_factory.mktemp("results") / "sweep")
+    sweep.repeats(single("baseline_ddp"), Story(step_s=0.02, rng=random.Random(1)))
+    sweep.repeats(spec(STUDY2), Story(step_s=0.012, rng=random.Random(2)))
+    return collect([sweep.folder.path], pictures=False, cost_per_device_hour=3.6)
+
+
+def table(collected: Collected, title: str) -> list[dict[str, str]]:
+    """Return a table of report.md below a title."""
+    text = (collected.report / "report.md").read_text().split(f"### {title}\n\n")[1].split("\n\n")[0]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def test_study_2s_seven_columns_with_what_it_published(studies: Collected) -> None:
+    """The table has the study's columns in its order, and its figures beside the row that has its name."""
+    rows = table(studies, "In the format of the CIFAR-100 study")
+    assert list(rows[0])[:7] == [
+        "Experiment", "Model", "Batch Size", "Best Acc (%)", "Avg Throughput (img/s)", "Max GPU Mem (MB)",
+        "Total Time (s)",
+    ]  # fmt: skip
+    assert [row["Experiment"] for row in rows] == [STUDY2, "baseline_ddp"]
+    assert rows[0]["Avg Throughput (img/s) (published)"] == published(CIFAR100)[
+        "ddp_gloo_resnet18_bs128x2_cachefalse_ampfalse"]["avg_throughput_img_s"] == "1833.8"  # fmt: skip
+    assert rows[1]["Avg Throughput (img/s) (published)"] == "–"
+
+
+def test_study_1s_columns_and_its_table_of_losses(studies: Collected) -> None:
+    """The row of the study's method has its published figures; losses are those of the first epoch's ends."""
+    (row,) = [
+        r for r in table(studies, "In the format of the ImageNet study") if r["Experiment"] == "baseline_ddp"
+    ]
+    assert (row["s/epoch (published)"], row["val acc (%) (published)"]) == ("2186.23", "7.14")
+    losses = {r["Experiment"]: r for r in table(studies, "Training loss of the first epoch")}
+    assert losses["baseline_ddp"]["last step (published)"] == "5.446"
+    steps = pd.read_parquet(studies.report / "steps.parquet").query(
+        "experiment == 'baseline_ddp' and epoch == 1"
+    )
+    ends = steps.sort_values("step").groupby("repeat")["loss"].agg(["first", "last"]).mean()
+    assert float(losses["baseline_ddp"]["first step"]) == pytest.approx(ends["first"], abs=6e-4)
+    assert float(losses["baseline_ddp"]["last step"]) == pytest.approx(ends["last"], abs=6e-4)
+
+
+def test_published_tables_are_complete() -> None:
+    """All rows of both studies are there."""
+    assert (len(published(CIFAR100)), len(published(IMAGENET))) == (23, 3)
+
+
+def test_statistics_agree_with_scipy(studies: Collected) -> None:
+    """Ratio, interval and p against the row above and the baseline are those of scipy's paired test."""
+    found = pd.read_csv(studies.report / "statistics.csv").set_index("experiment")
+    runs = pd.read_parquet(studies.report / "runs.parquet")
+    logs = {name: part.sort_values("repeat")["throughput_samples_s"].astype(float).map(math.log).to_numpy()
+            for name, part in runs.groupby("experiment")}  # fmt: skip
+    test = stats.ttest_rel(logs[STUDY2], logs["baseline_ddp"])
+    low, high = (math.exp(end) for end in test.confidence_interval(0.95))
+    row = found.loc[STUDY2]
+    assert (row["baseline_effect_low"], row["baseline_effect_high"]) == pytest.approx((low, high))
+    assert row["baseline_p_holm"] == pytest.approx(test.pvalue)
+    assert (row["baseline_experiment"], bool(row["baseline_supported"])) == (
+        "baseline_ddp",
+        test.pvalue < 0.05,
+    )
+    assert found.loc["baseline_ddp", "above_effect"] == pytest.approx(1 / row["baseline_effect"])
+    assert row["speed_up"] == pytest.approx(row["mean"] / found.loc["baseline_ddp", "mean"])
+    assert row["efficiency_pct"] == pytest.approx(50 * row["speed_up"])
+    ranking = pd.read_csv(studies.report / "ranking.csv").set_index("experiment")
+    assert row["cost_per_epoch"] == pytest.approx(ranking.loc[STUDY2, "epoch_time_s"] * 2 * 0.001)
+
+
+def test_all_pairs_are_those_of_the_single_test() -> None:
+    """The array form gives what the plain form gives, blocks missing here and there, and corrects for all."""
+    rng = random.Random(5)
+    names = ["a", "b", "c", "d"]
+    values = {n: {f"r{k}": rng.uniform(1, 2) for k in range(5) if rng.random() < 0.9} for n in names}
+    values["d"] = {"r0": 1.0}
+    pairs = compare_all(names, values, Measure(True, True))
+    plain = {(i, j): paired_difference(values[names[i]], values[names[j]], logarithmic=True)
+             for i in range(4) for j in range(i + 1, 4)}  # fmt: skip
+    tested = [place for place in plain if plain[place].p is not None]
+    corrected = dict(zip(tested, holm([plain[place].p or 0 for place in tested]), strict=True))
+    for (i, j), single_test in plain.items():
+        found = pairs.pair(i, j)
+        assert found.difference.blocks == single_test.blocks
+        assert found.difference.mean == pytest.approx(single_test.mean)
+        assert found.difference.p == pytest.approx(single_test.p)
+        against = single_test.mean is not None and single_test.mean < 0
+        expected = 1.0 if against and (i, j) in corrected else corrected.get((i, j))
+        assert found.p_holm == pytest.approx(expected)
+
+
+def test_speed_up_is_against_one_device_of_the_same_kind() -> None:
+    """The same class comes first, then the same batch a device; another cache is no reference."""
+    common = {"dataset": "d", "model": "m", "precision": "fp32", "rank": 1}
+    rows = [
+        {**common, "experiment": "one", "cache": "none", "class": "A", "batch_per_rank": 64, "devices": 1,
+         "throughput_samples_s": 100.0},
+        {**common, "experiment": "strong", "cache": "none", "class": "A", "batch_per_rank": 32, "devices": 2,
+         "throughput_samples_s": 150.0},
+        {**common, "experiment": "weak", "cache": "none", "class": "B", "batch_per_rank": 64, "devices": 2,
+         "throughput_samples_s": 180.0},
+        {**common, "experiment": "cached", "cache": "memory", "class": "A", "batch_per_rank": 32,
+         "devices": 2, "throughput_samples_s": 300.0},
+    ]  # fmt: skip
+    found = speed_ups(rows)
+    assert (found["strong"].speed_up, found["strong"].efficiency_pct, found["strong"].kind) == (
+        1.5,
+        75.0,
+        "strong",
+    )
+    assert (found["weak"].speed_up, found["weak"].kind) == (1.8, "weak")
+    assert "cached" not in found
+
+
+def test_time_to_accuracy_counts_epochs_until_all_repeats_reach_it(tmp_path: Path) -> None:
+    """It is the sum of epochs up to the one that reaches the target; who does not reach it has none."""
+    sweep = Sweep(tmp_path / "sweep")
+    sweep.repeats(single(), Story(step_s=0.01, rng=random.Random(1)))
+    sweep.repeats(spec("worse", cache="memory"), Story(final_acc=0.6))
+    loaded = load([sweep.folder.path])
+    times = times_to_accuracy(loaded.runs, loaded.epochs, targets(loaded.runs, 70.0))
+    mine = loaded.epochs[loaded.epochs["experiment"] == "single_gpu"]
+    by_hand = [
+        part.loc[: (part["acc_pct"] >= 70).idxmax(), "epoch_time_s"].sum()
+        for _, part in mine.groupby("repeat")
+    ]
+    assert times == {"single_gpu": pytest.approx(sum(by_hand) / 3)}
+
+
+def test_every_language_has_every_word() -> None:
+    """Chinese has the keys that English has, each picture has a caption, and placeholders agree."""
+    english, chinese = (vars(LANGUAGES[lang]) for lang in ("en", "zh"))
+    for name, value in english.items():
+        if name == "rules":
+            assert chinese[name].keys() == {rule.code for rule in RULES}
+        elif isinstance(value, dict):
+            assert value.keys() == chinese[name].keys(), name
+            assert all(set(_holes(value[key])) == set(_holes(chinese[name][key])) for key in value), name
+        else:
+            assert set(_holes(value)) == set(_holes(chinese[name])), name
+    assert PICTURES.keys() | {"summary"} <= english["captions"].keys()
+
+
+def _holes(text: str) -> list[str]:
+    return [part.split("}")[0] for part in text.split("{")[1:]]
+
+
+def test_a_chinese_report_is_chinese_and_without_a_font_its_pictures_are_english(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables, page and verdict are Chinese, `ranking.csv` is not; without a font it says what to install."""
+    sweep = Sweep(tmp_path / "sweep")
+    sweep.repeats(single(), count=1)
+    monkeypatch.setattr("hpcbench.report.plots.fonts.KNOWN", ())
+    monkeypatch.setattr("hpcbench.report.plots.fonts.FILES", ())
+    monkeypatch.delenv("HPCBENCH_FONT", raising=False)
+    assert chinese_font() is None
+    collected = collect([sweep.folder.path], lang="zh")
+    assert any("fonts-noto-cjk" in problem and "HPCBENCH_FONT" in problem for problem in collected.problems)
+    assert "名次" in (collected.report / "ranking.md").read_text()
+    html = (collected.report / "report.html").read_text()
+    assert 'lang="zh-CN"' in html and "吞吐量" in html
+    assert (collected.report / "ranking.csv").read_text().startswith("rank,rank_high,experiment")
+
+
+@pytest.mark.filterwarnings("error:Glyph")
+def test_chinese_pictures_have_all_their_signs(tmp_path: Path) -> None:
+    """With a font every sign is drawn, in the words of the language and in a group's title."""
+    font = chinese_font()
+    if font is None:
+        pytest.skip("no font with Chinese signs: apt-get install fonts-noto-cjk")
+    sweep = Sweep(tmp_path / "sweep")
+    sweep.repeats(single(), Story(step_s=0.02))
+    sweep.repeats(spec(), Story(step_s=0.01))
+    sweep.folder.sweep.write_text(
+        "groups:\n- {id: G1, title: '单卡与多卡', factor: strategy, runs: [single_gpu, ddp_gloo]}\n",
+        encoding="utf-8",
+    )
+    assert collect([sweep.folder.path], lang="zh").problems == []
+
+
+def test_a_font_that_is_none_is_refused(tmp_path: Path) -> None:
+    """HPCBENCH_FONT must name a font; the message says so."""
+    broken = tmp_path / "broken.ttf"
+    broken.write_bytes(b"no font")
+    for named in (str(broken), "No Such Family"):
+        with pytest.raises(Exception, match="HPCBENCH_FONT"):
+            chinese_font({"HPCBENCH_FONT": named})
+
+
+def test_steps_are_told_as_arrays_and_read_by_anybody(studies: Collected) -> None:
+    """steps.parquet has one row a step of a repeat, with the types that its readers expect."""
+    steps = pd.read_parquet(studies.report / "steps.parquet")
+    assert list(steps.columns) == ["experiment", "repeat", "run_id", "epoch", "step", "loss", "acc_pct"]
+    assert len(steps) == 2 * 3 * 3 * (1437 // 64)
+    assert steps["loss"].between(0, 4).all()
+    assert History(state="finished").updates == ()  # type: ignore[arg-type]
+    assert json.loads(pd.read_parquet(studies.report / "runs.parquet")["environment"].iloc[0]) == {}
