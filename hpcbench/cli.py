@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,9 @@ BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell shows it
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status."""
+    if os.getpid() == 1:
+        # The first process of a container: the kernel keeps from it what it has not asked for.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.verb(parsed)
@@ -432,6 +436,10 @@ def _clean(given: argparse.Namespace) -> int:
 
 def _add_doctor(verbs: Verbs) -> None:
     add = _verb(verbs, "doctor", _doctor, "what is here, what is wrong, and how to mend it")
+    add(
+        "--write-profile", type=Path, metavar="FILE", help="draft a profile from what Slurm says of its nodes"
+    )
+    add("--partition", metavar="NAME", help="with --write-profile: for which partition (the default one)")
     add("--data", metavar="DIR", help="where the data sets are; else $HPCBENCH_DATA")
     add(
         "--try",
@@ -446,6 +454,11 @@ def _add_doctor(verbs: Verbs) -> None:
 
 def _doctor(given: argparse.Namespace) -> int:
     from hpcbench.catalog import CATALOG
+
+    if given.write_profile:
+        from hpcbench.cluster.slurm.draft import write_profile
+
+        return write_profile(given.write_profile, given.partition)
     from hpcbench.cluster.doctor import doctor
 
     return doctor(CATALOG, data_root=given.data, tried=given.tried, as_json=given.json)

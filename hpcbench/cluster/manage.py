@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from hpcbench.cluster import interrupts
 from hpcbench.cluster.admission import why_not
-from hpcbench.cluster.jobs import cancel_job, cancel_on_cluster, read_jobs
+from hpcbench.cluster.jobs import Jobs, cancel_job, cancel_on_cluster, read_jobs
 from hpcbench.cluster.machine import this_machine
 from hpcbench.cluster.status import BAD, RunStatus, State, counts, open_results, read_status
 from hpcbench.cluster.stored import read_stored
@@ -30,9 +30,15 @@ UNFINISHED: tuple[State, ...] = ("failed", "lost", "interrupted", "cancelled", "
 def status(path: str, *, watch: bool, as_json: bool) -> int:
     """Print the state of every run; returns 1 where one has failed or is lost."""
     results = open_results(path)
-    runs = read_status(results)
+    jobs = read_jobs(results)
+    runs = read_status(results, jobs)
+    silent = next((job.slurm.problem for job in jobs if job.slurm and job.slurm.problem), None)
+    if silent:
+        print(
+            f"hpcbench: {silent}. What is said of unfinished runs comes from their records", file=sys.stderr
+        )
     if as_json:
-        print(json.dumps(_to_json(results, runs), indent=1))
+        print(json.dumps(_to_json(results, jobs, runs), indent=1))
     else:
         from hpcbench.cluster import show
 
@@ -42,13 +48,13 @@ def status(path: str, *, watch: bool, as_json: bool) -> int:
     return 1 if any(run.state in BAD for run in runs) else 0
 
 
-def _to_json(results: ResultsFolder, runs: Sequence[RunStatus]) -> dict[str, object]:
+def _to_json(results: ResultsFolder, jobs: Jobs, runs: Sequence[RunStatus]) -> dict[str, object]:
     return {
         "results": str(results.path),
         "counts": counts(runs),
         "jobs": [
             {"job_id": job.job_id, "alive": job.alive(), "cancelled": job.cancelled, "runs": list(job.runs)}
-            for job in read_jobs(results)
+            for job in jobs
         ],
         "runs": [run.to_json() for run in runs],
     }

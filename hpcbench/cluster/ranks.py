@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hpcbench.cluster.containers import Start
+from hpcbench.cluster.containers import ContainerError, Start
 
 WORKER = (sys.executable, "-m", "hpcbench.training.worker")
 PR_SET_PDEATHSIG = 1
@@ -123,16 +123,20 @@ class Ranks:
 
     def __init__(self, report: Callable[[Exit], None], enclose: Callable[[], Enclosure] = OnMachine) -> None:
         self._report = report
-        self._enclose = enclose
-        self._enclosure: Enclosure | None = None
+        # Now and not at the first start: what it takes is no part of any rank's time.
+        self._refused: ContainerError | None = None
+        try:
+            self._enclosure = enclose()
+        except ContainerError as error:
+            self._refused = error
         self._guard = Guard()
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._starts: dict[int, Start] = {}
 
     def start(self, rank: int, environment: Mapping[str, str], log: Path) -> None:
         """Start a rank; it prints into `log`. Raises ContainerError where its container can't be used."""
-        if self._enclosure is None:
-            self._enclosure = self._enclose()
+        if self._refused:
+            raise self._refused
         start = self._starts[rank] = self._enclosure.start(rank, environment)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:

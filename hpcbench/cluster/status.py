@@ -69,9 +69,12 @@ def open_results(path: str) -> ResultsFolder:
     raise InputError(f"{path}: this is no results folder: it has neither runs nor a ledger{hint}")
 
 
-def read_status(results: ResultsFolder) -> list[RunStatus]:
-    """Return the status of each run that has a folder, by name and repeat."""
-    jobs = read_jobs(results)
+def read_status(results: ResultsFolder, jobs: Jobs | None = None) -> list[RunStatus]:
+    """Return the status of each run that has a folder, by name and repeat.
+
+    `jobs` are those of the folder, for who wants to know more about them without asking a scheduler twice.
+    """
+    jobs = read_jobs(results) if jobs is None else jobs
     living = Living(jobs)
     return [
         run_status(name, repeat, folder, jobs, living)

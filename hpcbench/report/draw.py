@@ -32,7 +32,8 @@ def draw_all(
 
     Without a font that has the signs of the language the pictures are in English, which `problems` is told.
     """
-    font = chinese_font()
+    needed = not all(map(is_plain, (words.title, title, *(scene.title for scene in found))))
+    font = chinese_font() if needed else None
     spoken = words if font is not None or is_plain(words.title) else ENGLISH
     readable = [_readable(scene, font, spoken) for scene in found]
     if spoken is not words or any(a.title != b.title for a, b in zip(found, readable, strict=True)):

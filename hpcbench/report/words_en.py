@@ -239,8 +239,8 @@ ENGLISH = Words(
         "last_acc": "last epoch acc (%)",
         "val_acc": "val acc (%)",
         "statistics_note": "Ratios (differences for accuracies and shares) with 95 % confidence intervals, "
-        "paired by repeat; what is supported is so after correction inside the class or group. Repeats needed: for "
-        " a power of 0.8, from the spread seen so far.",
+        "paired by repeat; what is supported is so after correction inside the class or group. Repeats "
+        "needed (for a power of 0.8) are estimated from the spread seen so far.",
         "study2": "In the format of the CIFAR-100 study",
         "study1": "In the format of the ImageNet study",
         "study1_loss": "Training loss of the first epoch",

@@ -90,7 +90,7 @@ class CollectiveOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FaultyOptions:
-    """Which mistake to make (docs/audit.md). `counted_ranks`: inflated_count counts as if so many had trained."""
+    """Which mistake to make (docs/audit.md); inflated_count counts as if `counted_ranks` had trained."""
 
     __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     mistake: Literal[

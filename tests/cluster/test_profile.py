@@ -53,7 +53,7 @@ def test_setup_and_extra_are_verbatim(tmp_path: Path) -> None:
 
 
 def test_where_profiles_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside the sweep, in the variable's folders, in the user's configuration, in the package, in this order."""
+    """Beside the sweep, in the variable's folders, in the user's configuration, in the package."""
     monkeypatch.setenv(FOLDERS_VARIABLE, f"{tmp_path / 'one'}:{tmp_path / 'two'}")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     (tmp_path / "config").mkdir()
@@ -62,7 +62,7 @@ def test_where_profiles_are_looked_for(tmp_path: Path, monkeypatch: pytest.Monke
     for folder in (tmp_path / "config/hpcbench", tmp_path / "two", tmp_path / "one", sweep.parent):
         written(folder, f"account: {folder.name}", "lab")
         assert find_profile("lab", [sweep]).account == folder.name
-    with pytest.raises(InputError, match="Did you mean lab?"):
+    with pytest.raises(InputError, match=r"Did you mean lab\?"):
         find_profile("labb", [sweep])
     assert find_profile(str(tmp_path / "two" / "lab.yaml"), [sweep]).account == "two"
     assert find_profile(None, [sweep]).account is None

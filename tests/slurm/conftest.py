@@ -5,14 +5,29 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.cluster.helpers import eventually
 from tests.slurm.helpers import ClusterLab, Slurm
+
+
+def _free_ports() -> int:
+    """Return a number after which the ports of a lab are free."""
+    while True:
+        base = random.randrange(20_000, 30_000, 200)
+        with ExitStack() as held:
+            try:
+                for offset in (6, 17, 19, 101, 102):
+                    held.enter_context(socket.create_server(("127.0.0.1", base + offset)))
+            except OSError:
+                continue
+        return base
 
 
 def _started(**wishes: str) -> Iterator[Slurm]:
@@ -24,7 +39,7 @@ def _started(**wishes: str) -> Iterator[Slurm]:
         {
             "HPCBENCH_LAB": folder,
             "HPCBENCH_LAB_LINK": "0",
-            "HPCBENCH_LAB_PORT": str(random.randrange(20_000, 30_000, 500)),
+            "HPCBENCH_LAB_PORT": str(_free_ports()),
             "SLURM_CONF": f"{folder}/slurm.conf",
             **wishes,
         }

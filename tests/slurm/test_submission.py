@@ -29,12 +29,12 @@ def many(lab: ClusterLab, count: int) -> object:
 def test_two_nodes_learn_what_one_learns(lab: ClusterLab) -> None:
     """The same run on one node and on two reaches the same weights, bit for bit."""
     common: dict[str, Any] = {
-        "strategy": "ddp", "dataset": "digits", "model": "smallconv", "ranks": 4,
+        "dataset": "digits", "model": "smallconv", "ranks": 4,
         "batch_size": 16, "steps": 40, "window_steps": 10,
     }  # fmt: skip
-    one = common | {"name": "one", "strategy_options": {}, "resources": {"nodes": 1, "time": "00:05:00"}}
-    two = common | {"name": "two", "strategy_options": {}, "resources": {"nodes": 2, "time": "00:05:00"}}
-    lab.queue(lab.sweep(one | {"seed": 7}, two | {"seed": 7}))
+    one = common | {"name": "one", "resources": {"nodes": 1, "time": "00:05:00"}}
+    two = common | {"name": "two", "resources": {"nodes": 2, "time": "00:05:00"}}
+    lab.queue(lab.sweep(one | {"seed": 7}, two | {"seed": 7}, strategy="ddp", strategy_options={}))
     lab.all_done(within_s=400)
     assert lab.nodes_of("two") == ("n1", "n2")
     ends = {
@@ -208,6 +208,42 @@ def test_inside_an_allocation_runs_go_there(lab: ClusterLab) -> None:
     assert lab.status()["run/r0"]["state"] == "done", out.read_text()
     executors = [e.executor for _, e in ledger.read(lab.results().ledger) if isinstance(e, ledger.Submitted)]
     assert executors == ["local"]
+
+
+def test_several_nodes_of_an_allocation(lab: ClusterLab) -> None:
+    """The template for several nodes does runs of one and of two nodes in its allocation."""
+    sweep = lab.sweep({"name": "one"}, {"name": "two", "ranks": 4, "resources": {"nodes": 2}})
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    script = Path(__file__).parents[2] / "slurm" / "several_nodes.sbatch"
+    ours = ("--time=5", "--gpus-per-node=0", "--cpus-per-task=2", f"--chdir={lab.folder}", "--wait")
+    lab.slurm.ask("env", f"PATH={path}", "sbatch", *ours, str(script), str(sweep), "--results", "results")
+    states = lab.status()
+    assert {run["state"] for run in states.values()} == {"done"}, states
+    assert lab.nodes_of("two") == ("n1", "n2")
+    assert lab.slurm.ask("squeue", "-h", "-t", "all", "-o", "%j").split().count("hpcbench") >= 1
+
+
+def test_a_results_folder_that_nodes_do_not_see(lab: ClusterLab) -> None:
+    """The job's first act is to look: its message names both machines and what to do."""
+    plan = lab.folder / "nowhere" / "plan.json"
+    out = lab.folder / "out"
+    command = f"srun {sys.executable} -m hpcbench.cluster.slurm.node {plan}"
+    lab.slurm.ask("sh", "-c", f"sbatch --wait -o {out} --wrap '{command}' || true")
+    said = out.read_text()
+    assert "node n1 does not see it" in said and "was written on" in said and "--results DIR" in said
+    assert "Traceback" not in said
+
+
+def test_a_drafted_profile_works(lab: ClusterLab) -> None:
+    """`doctor --write-profile` makes a profile of what Slurm says, with which a sweep can be submitted."""
+    path = lab.folder / "drafted.yaml"
+    assert lab.run("doctor", "--write-profile", path).returncode == 0
+    text = path.read_text()
+    assert "partition: main\n" in text and "gpus_per_node: 4\n" in text and "others are urgent" in text
+    done = lab.run("submit", lab.sweep({"name": "run"}), "--results", "results", "--profile", path)
+    assert done.returncode == 0, done.stderr
+    lab.all_done()
+    assert lab.run("doctor", "--write-profile", path).returncode == 2, "nothing is overwritten"
 
 
 def test_one_question_for_a_whole_sweep(lab: ClusterLab) -> None:

@@ -71,15 +71,15 @@ def plan_allocations(runs: Sequence[RunSpec], wishes: OnCluster) -> list[Allocat
 def _try(script: str) -> None:
     """Raise SlurmError where Slurm would not take a script.
 
-    --test-only looks for nodes that are up: what it refuses only for want of them may still wait for them. A
-    job that is held shows whether it may.
+    --test-only looks for nodes that are up: what it refuses only for want of them may still wait for them.
+    Whether it may, only sbatch itself says; the job, which can't begin now, is taken back at once.
     """
     try:
         _patiently(["sbatch", "--test-only"], text=script)
     except SlurmError as error:
         if not NO_NODES.search(str(error)):
             raise
-        answer = _patiently(["sbatch", "--parsable", "--hold"], text=script)
+        answer = _patiently(["sbatch", "--parsable"], text=script)
         ask(["scancel", answer.strip().partition(";")[0]])
 
 

@@ -42,7 +42,9 @@ class Font:
     def load(self) -> None:
         """Make it known to matplotlib in this process, once."""
         if self.file and self.family not in {font.name for font in font_manager.fontManager.ttflist}:
-            font_manager.fontManager.addfont(self.file)
+            bold = Path(self.file.replace("-Regular", "-Bold"))  # of titles
+            for file in {Path(self.file), bold} if bold.is_file() else {Path(self.file)}:
+                font_manager.fontManager.addfont(file)
 
 
 def chinese_font(environment: Mapping[str, str] = os.environ) -> Font | None:

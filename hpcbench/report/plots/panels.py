@@ -14,7 +14,7 @@ from hpcbench.report.plots.style import COLOURS, figure, shown
 
 METRICS = ("train_loss", "acc_pct", "throughput_samples_s", "peak_mem_mb")
 FROM_ZERO = ("throughput_samples_s", "peak_mem_mb")  # what is compared by ratio
-DASHES = ("-", "--", ":", "-.")
+DASHES: tuple[tuple[float, tuple[float, ...]], ...] = ((0, ()), (0, (4, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)))
 NAMES_PER_ROW = 3
 PANEL_IN = (5.4, 3.1)
 NAME_ROW_IN = 0.24

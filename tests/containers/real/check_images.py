@@ -304,3 +304,11 @@ def test_no_compiler_and_no_leftovers(podman: Podman) -> None:
         code,
     ]
     assert podman.call(argv).split() == ["1000"]
+
+
+def test_doctor_tries_the_image(engine: Engine) -> None:
+    """`hpcbench doctor` finds the runtime, and a run in the image is fine."""
+    done = call([*HPCBENCH, "doctor", "--json", "--try", f"{engine.name}={engine.image}"])
+    states = {check["name"]: check["state"] for check in json.loads(done.stdout)["checks"]}
+    assert states[engine.name] == "fine"
+    assert states[f"a run in {engine.name}"] == "fine", done.stdout
