@@ -36,6 +36,8 @@ FROM ${BASE} AS image
 RUN useradd --create-home --uid 1000 bench && install -d -m 1777 /results /data
 COPY --from=dependencies /opt/hpcbench /opt/hpcbench
 COPY --from=package /opt/package /opt/hpcbench
+COPY containers/install.sh /opt/hpcbench/share/
+RUN MPLCONFIGDIR=/tmp sh /opt/hpcbench/share/install.sh compile && rm -rf /tmp/*
 # Caches go where anybody may write, whoever the container runs as.
 ENV PATH=/opt/hpcbench/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin \
     HOME=/tmp MPLCONFIGDIR=/tmp/matplotlib PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1

@@ -4,6 +4,7 @@
 #   install.sh list FLAVOUR PYPROJECT                       prints what has to be installed
 #   install.sh dependencies FLAVOUR REQUIREMENTS CONSTRAINTS    installs that into /opt/hpcbench
 #   install.sh package SOURCE PREFIX                        builds hpcbench, and installs its wheel into PREFIX
+#   install.sh compile                                      compiles what is used of the standard library
 #
 # FLAVOUR: cuda (torch as the package index has it), cpu (torch from $CPU_INDEX), none (no torch).
 set -eu
@@ -41,16 +42,41 @@ dependencies() {
     trim
 }
 
-# Leaves out what hpcbench has no use for: the tests of packages, and of Arrow its headers and what speaks to
-# services (pyarrow does without).
+# Leaves out what hpcbench has no use for: tests; of Arrow headers, what speaks to services, and copies of a library
+# under other names; of plotly everything but the script that reports carry.
 trim() {
     find "$VENV" -type d -name tests -prune -exec rm -rf {} +
     for package in "$VENV"/lib/python3.*/site-packages/pyarrow; do
         rm -rf "$package/include"
+        rm -f "$package/libarrow_python.so" "$package"/libarrow_python.so.*.*
         for part in flight substrait s3; do
             rm -f "$package/libarrow_$part"* "$package/_$part"*
         done
     done
+    for package in "$VENV"/lib/python3.*/site-packages/plotly; do
+        rm -rf "$package/graph_objs" "$package/validators" "$package/labextension" \
+            "$package/package_data/datasets" "$package/package_data/widgetbundle.js"
+    done
+}
+
+# Compiles what commands and ranks use of the standard library: nobody can write there afterwards, and official
+# images bring it uncompiled, which would cost each start half a second.
+compile() {
+    "$VENV/bin/python" -c '
+import sys
+
+import hpcbench.cli, matplotlib.pyplot, pandas, pydantic, submitit
+try:
+    import torch
+except ImportError:
+    pass
+import py_compile
+
+for module in list(sys.modules.values()):
+    path = getattr(module, "__file__", None) or ""
+    if path.startswith(sys.base_prefix) and path.endswith(".py"):
+        py_compile.compile(path)
+'
 }
 
 package() {

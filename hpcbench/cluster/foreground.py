@@ -44,6 +44,7 @@ def run_here(
     threads = threads_per_rank(machine, shares)
     seat = find_seat(os.environ, spec)
     if seat is not None:
+        _refuse_container(spec)
         become_worker(take_seat(seat, folder, stored, threads), thread_environment(threads))
     before = latest_claim(folder)
     if before is not None and is_finished(folder, before.attempt, spec.processes):
@@ -53,6 +54,14 @@ def run_here(
     if obstacle:
         raise InputError(f"{spec.name}: it can't run here: {obstacle}")
     return _report(_supervise(folder, stored, machine, threads), out)
+
+
+def _refuse_container(spec: RunSpec) -> None:
+    if spec.container.runtime != "none":
+        raise InputError(
+            f"container {spec.container.runtime}: torchrun or srun has started this rank, and it can't go into "
+            "an image any more: start the whole launch in the image, with container: none"
+        )
 
 
 def _refuse_another(folder: RunFolder, spec: RunSpec) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hpcbench.analysis.load import Loaded
 from hpcbench.analysis.scaling import speed_ups
@@ -25,8 +26,7 @@ def with_extras(
     """
     scaled = speed_ups(rows)
     reached = times_to_accuracy(loaded.runs, loaded.epochs, targets(loaded.runs, target_pct))
-    sweeps = loaded.runs.groupby("experiment")["sweep"].agg(lambda s: ", ".join(sorted(set(s))))
-    several = len({block.rpartition("/")[0] for block in loaded.runs["block"]}) > 1
+    told = _folders(loaded)
     return [
         {
             **row,
@@ -35,10 +35,25 @@ def with_extras(
             "scaling": scaled[name].kind if name in scaled else None,
             "time_to_acc_s": reached.get(name),
             "cost_per_epoch": _cost(row, cost_per_device_hour),
-            "folder": sweeps[name] if several else None,
+            "folder": told.get(name),
         }
         for row in rows
     ]
+
+
+def _folders(loaded: Loaded) -> dict[str, str]:
+    """Return which results each experiment is from, by the shortest ends of paths that differ."""
+    places = [block.rpartition("/")[0] for block in loaded.runs["block"]]
+    distinct = [Path(place).parts for place in dict.fromkeys(places)]
+    if len(distinct) < 2:
+        return {}
+    depth = 1
+    while len({parts[-depth:] for parts in distinct}) < len(distinct):
+        depth += 1
+    found: dict[str, list[str]] = {}
+    for experiment, place in zip(loaded.runs["experiment"], places, strict=True):
+        found.setdefault(experiment, []).append("/".join(Path(place).parts[-depth:]))
+    return {experiment: ", ".join(dict.fromkeys(each)) for experiment, each in found.items()}
 
 
 def _cost(row: Row, per_device_hour: float | None) -> float | None:

@@ -317,4 +317,4 @@ def test_empty_results_give_empty_frames_with_every_column(sweep: Sweep) -> None
     full = load([sweep.folder.path])
     for name in ("runs", "epochs", "steps"):
         assert len(getattr(empty, name)) == 0
-        assert getattr(empty, name).dtypes.equals(getattr(full, name).dtypes)
+        assert getattr(empty, name).dtypes.astype(str).equals(getattr(full, name).dtypes.astype(str))

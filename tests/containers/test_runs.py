@@ -239,3 +239,17 @@ def test_stopping_a_contained_run(lab: Lab, image: Path) -> None:
         path.read_text().splitlines()[-1] for path in lab.results().run("one", 0).path.glob("events.a1.rank*")
     ]
     assert all('"event":"interrupted"' in line for line in last)
+
+
+def test_a_rank_of_another_launcher(lab: Lab, image: Path) -> None:
+    """A rank that torchrun has started can't be moved into an image, and says so."""
+    torchrun = {
+        "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1",
+    }  # fmt: skip
+    settings = [f"container.image={image}", "container.runtime=apptainer"]
+    words = [word for each in settings for word in ("--set", each)]
+    out = lab.folder / "out"
+    done = lab.run("run", "--strategy", "noop", "--ranks", "1", *words, "--out", out, **torchrun)
+    assert done.returncode == 2
+    assert "start the whole launch in the image" in done.stderr
+    assert not out.exists()

@@ -212,7 +212,7 @@ def test_a_phone_shows_the_page_without_scrolling_sideways(browser: Browser, rep
     page.locator("#curves").scroll_into_view_if_needed()
     page.locator(".plot .xtick text").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    page.locator(".ranked .scroll").evaluate("element => { element.scrollLeft = 400; }")
+    page.locator(".ranked .scroll").first.evaluate("element => { element.scrollLeft = 400; }")
     name = page.locator("table.ranking tbody th.name").first.bounding_box()
     assert name and 0 <= name["x"] < 60
     page.close()

@@ -226,3 +226,16 @@ def test_steps_are_told_as_arrays_and_read_by_anybody(studies: Collected) -> Non
     assert steps["loss"].between(0, 4).all()
     assert History(state="finished").updates == ()  # type: ignore[arg-type]
     assert json.loads(pd.read_parquet(studies.report / "runs.parquet")["environment"].iloc[0]) == {}
+
+
+def test_merged_folders_are_told_apart(tmp_path: Path) -> None:
+    """With several folders the page says whose a row is; folders of one name get their parents'."""
+    for date, run in (("monday", single()), ("tuesday", spec())):
+        Sweep(tmp_path / date / "sweep").repeats(run, count=1)
+    folders = [tmp_path / date / "sweep" for date in ("monday", "tuesday")]
+    report = collect(folders, pictures=False).report
+    assert report == folders[1] / "report"
+    html = (report / "report.html").read_text()
+    assert '<td class="">monday/sweep</td>' in html and '<td class="">tuesday/sweep</td>' in html
+    alone = collect(folders[:1], pictures=False).report / "report.html"
+    assert "monday/sweep" not in alone.read_text()

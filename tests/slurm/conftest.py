@@ -48,8 +48,7 @@ def _started(**wishes: str) -> Iterator[Slurm]:
         slurm.script("up.sh")
         yield slurm
     finally:
-        slurm.script("down.sh")
-        shutil.rmtree(folder)
+        slurm.script("down.sh", "--purge")
 
 
 @pytest.fixture(scope="session")

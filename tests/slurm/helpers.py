@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,17 +37,23 @@ class Slurm:
         assert done.returncode == 0, (command, done.stderr)
         return done.stdout
 
-    def script(self, name: str) -> None:
-        """Start what is missing of the lab, or end it."""
-        done = subprocess.run(
-            ["bash", str(LAB_SCRIPTS / name)],
-            env=os.environ | self.variables,
-            capture_output=True,
-            text=True,
-            timeout=400,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    def script(self, *command: str) -> None:
+        """Start what is missing of the lab (up.sh), or end it (down.sh).
+
+        Whoever interrupts the tests does not interrupt that: it would leave half a cluster.
+        """
+        with tempfile.TemporaryFile("w+") as output:
+            process = subprocess.Popen(
+                ["bash", str(LAB_SCRIPTS / command[0]), *command[1:]],
+                env=os.environ | self.variables,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            status = process.wait(timeout=400)
+            output.seek(0)
+            assert status == 0, output.read()
 
     def jobs(self) -> list[str]:
         """List the jobs in the queue."""

@@ -31,7 +31,11 @@ class Ahead(Generic[T]):
             while (item := self._queue.get()) is not self._end:
                 yield item
             if self._error is not None:
-                raise self._error
+                error, self._error = self._error, None
+                try:
+                    raise error
+                finally:
+                    del error  # else it would keep this frame, and this frame it, and both the processes
         finally:
             self._stopped.set()
             self._thread.join()

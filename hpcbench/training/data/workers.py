@@ -6,13 +6,16 @@ share from the start, so that nothing is allocated, handed over or cleared while
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
@@ -67,26 +70,38 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of a request, and the place in shared memory where its pixels go."""
+    """A part of a request, and the place in shared memory where its pixels go.
 
-    request: Request
+    Between processes go arrays, not tensors: for each tensor torch would open a file.
+    """
+
+    part: str
+    samples: NDArray[np.int64]
+    moment: Moment
     place: int
 
 
-class _Pieces(TorchDataset[Decoded | HpcbenchError]):
-    """What the processes do: a piece at a time. What they return has no pixels in it."""
+@dataclass(frozen=True)
+class _Done:
+    """What is in the place of a piece now."""
+
+    labels: NDArray[np.int64]
+    used: NDArray[np.int64]
+
+
+class _Pieces(TorchDataset[_Done | HpcbenchError]):
+    """What the processes do: a piece at a time."""
 
     def __init__(self, decoders: dict[str, Decoder], places: Tensor) -> None:
         self._decoders, self._places = decoders, places
 
-    def __getitem__(self, piece: _Piece) -> Decoded | HpcbenchError:
-        request = piece.request
-        into = self._places[piece.place, : len(request.samples)]
+    def __getitem__(self, piece: _Piece) -> _Done | HpcbenchError:
+        into = self._places[piece.place, : len(piece.samples)]
         try:
-            done = self._decoders[request.part].decode(request.samples, request.moment, into)
+            done = self._decoders[piece.part].decode(torch.from_numpy(piece.samples), piece.moment, into)
         except HpcbenchError as error:
             return error  # raised by the rank: torch would hide its message behind a traceback
-        return replace(done, pixels=into[:0])
+        return _Done(done.labels.numpy(), done.used.numpy())
 
 
 class _Order(Sampler[_Piece]):
@@ -140,30 +155,36 @@ class Workers:
         """Return what was asked for, in order; the processes begin at once."""
         if self._loader is None:
             return (self._decoders[each.part].decode(each.samples, each.moment) for each in requests)
-        cut = [
-            [Request(each.part, samples, each.moment) for samples in each.samples.split(self._piece)]
+        place = itertools.cycle(range(len(self._places)))
+        self._order.pieces = [
+            _Piece(each.part, samples.numpy(), each.moment, next(place))
             for each in requests
+            for samples in each.samples.split(self._piece)
         ]
-        places = len(self._places)
-        pieces = [piece for request in cut for piece in request]
-        self._order.pieces = [_Piece(piece, number % places) for number, piece in enumerate(pieces)]
         with _without_advice():
-            return self._collected(cut, iter(self._loader))
+            return self._collected(requests, iter(self._loader))
 
-    def _collected(self, cut: list[list[Request]], done: Iterator[Any]) -> Iterator[Decoded]:
-        number = 0
-        for pieces in cut:
-            total = sum(len(piece.samples) for piece in pieces)
-            pixels = torch.empty(total, *self._places.shape[2:], dtype=torch.uint8, pin_memory=self._pinned)
-            parts: list[Decoded] = []
-            for target, piece in zip(pixels.split(self._piece), pieces, strict=True):
+    def _collected(self, requests: Sequence[Request], done: Iterator[Any]) -> Iterator[Decoded]:
+        place = itertools.cycle(self._places)
+        for request in requests:
+            shape = (len(request.samples), *self._places.shape[2:])
+            pixels = torch.empty(shape, dtype=torch.uint8, pin_memory=self._pinned)
+            parts: list[_Done] = []
+            for target in pixels.split(self._piece):
                 part = next(done)
                 if isinstance(part, HpcbenchError):
-                    raise part
-                target.copy_(self._places[number % len(self._places), : len(piece.samples)])
+                    try:
+                        raise part
+                    finally:
+                        # An error that a frame of its own traceback holds keeps that frame, and with it the
+                        # processes, until the garbage collector finds it: then they end slowly.
+                        del part
+                target.copy_(next(place)[: len(target)])
                 parts.append(part)
-                number += 1
-            labels, used = (torch.cat([getattr(part, name) for part in parts]) for name in ("labels", "used"))
+            labels, used = (
+                torch.from_numpy(np.concatenate([getattr(part, name) for part in parts]))
+                for name in ("labels", "used")
+            )
             yield Decoded(pixels, labels, used)
 
     def close(self) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,23 +17,20 @@ LAB = pytest.StashKey[Lab]()
 ENGINES = pytest.StashKey[dict[str, Engine | str]]()
 
 
-def pytest_sessionstart(session: pytest.Session) -> None:
-    """Find the work folder."""
-    session.config.stash[LAB] = Lab(work_folder())
-    session.config.stash[ENGINES] = {}
-    session.config.stash[LAB].note(machine_facts())
-
-
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Leave nothing running and nothing mounted."""
-    for engine in session.config.stash[ENGINES].values():
+    stash = session.config.stash
+    for engine in stash.get(ENGINES, {}).values():
         if isinstance(engine, Engine):
             engine.close()
-    unmount(session.config.stash[LAB].folder)
+    if LAB in stash:
+        unmount(stash[LAB].folder)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    """Print what was measured, and what was left out."""
+    """Print what was measured, and what was left out. (A plain `make test` comes by here, too.)"""
+    if LAB not in config.stash:
+        return
     terminalreporter.section("containers")
     for fact in config.stash[LAB].facts:
         terminalreporter.line(fact)
@@ -42,13 +39,23 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.line(f"NOT TESTED: {name.upper()}: {engine}", red=True, bold=True)
 
 
+def lab_of(config: pytest.Config) -> Lab:
+    """Return the work folder of this session."""
+    if LAB not in config.stash:
+        config.stash[LAB] = Lab(work_folder())
+        config.stash[ENGINES] = {}
+        config.stash[LAB].note(machine_facts())
+    return config.stash[LAB]
+
+
 def engine_called(config: pytest.Config, kind: type[Engine]) -> Engine:
     """Return an engine that has the image; skips where it can't be had here."""
+    lab = lab_of(config)
     known = config.stash[ENGINES]
     if kind.name not in known:
         if kind is not Podman:
             engine_called(config, Podman)  # makes the base image for all
-        engine = kind(config.stash[LAB])
+        engine = kind(lab)
         try:
             engine.prepare()
         except UnavailableError as error:
@@ -56,9 +63,11 @@ def engine_called(config: pytest.Config, kind: type[Engine]) -> Engine:
         else:
             known[kind.name] = engine
             engine.build()
+            engine.built = True
     found = known[kind.name]
     if isinstance(found, str):
         pytest.skip(f"{kind.name} can't be had here: {found}")
+    assert found.built, "its image could not be built: see the first test of this engine"
     return found
 
 
@@ -89,8 +98,7 @@ def apptainer(request: pytest.FixtureRequest) -> Apptainer:
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep hashes and the queue where they disturb nobody."""
-    folder = work_folder()
-    monkeypatch.setenv("HPCBENCH_CACHE", str(folder / "cache"))
-    monkeypatch.setenv("HPCBENCH_QUEUE_DIR", str(folder / f"queue-{os.getpid()}"))
+    monkeypatch.setenv("HPCBENCH_CACHE", str(work_folder() / "cache"))
+    monkeypatch.setenv("HPCBENCH_QUEUE_DIR", str(tmp_path / "queue"))

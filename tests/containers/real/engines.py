@@ -45,6 +45,7 @@ class Engine:
     name: ClassVar[str] = ""
     lab: Lab
     environment: dict[str, str] = field(default_factory=dict)
+    built: bool = False
 
     @property
     def image(self) -> str:

@@ -190,6 +190,16 @@ def _copy_python(target: Path) -> None:
     root = str(target.parents[1])
     tell(["chroot", root, "ldconfig"])
     tell(["chroot", root, "/usr/local/bin/python3", "-m", "ensurepip", "--default-pip"])
+    _slim(target)
+
+
+def _slim(target: Path) -> None:
+    """Do to this Python what Debian's images do to theirs, so that sizes can be compared."""
+    if shutil.which("strip"):
+        libraries = [str(path) for path in target.rglob("*.so*") if path.is_file() and not path.is_symlink()]
+        subprocess.run(["strip", "--strip-unneeded", *libraries], check=False, capture_output=True)
+    for folder in list(target.rglob("__pycache__")):
+        shutil.rmtree(folder)
 
 
 def _configure_pip(lab: Lab, root: Path) -> None:
