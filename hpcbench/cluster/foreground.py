@@ -59,8 +59,9 @@ def run_here(
 def _refuse_container(spec: RunSpec) -> None:
     if spec.container.runtime != "none":
         raise InputError(
-            f"container {spec.container.runtime}: torchrun or srun has started this rank, and it can't go into "
-            "an image any more: start the whole launch in the image, with container: none"
+            f"container {spec.container.runtime}: torchrun or srun has started this rank, "
+            "and it can't go into an image any more: start the whole launch in the image, "
+            "with container: none"
         )
 
 

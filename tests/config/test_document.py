@@ -84,13 +84,13 @@ def test_fifty_levels_are_read() -> None:
 def test_bomb_costs_no_time(tmp_path: Path) -> None:
     """A file that would grow to 9^9 values is refused in less than the time of reading an honest one."""
     honest = "".join(f"a{n}: {{b: [1, 2, 3]}}\n" for n in range(5000))
-    began = time.perf_counter()
+    began = time.process_time()
     parse_document(honest, "s.yaml")
-    honest_s = time.perf_counter() - began
-    began = time.perf_counter()
+    honest_s = time.process_time() - began
+    began = time.process_time()
     with pytest.raises(InputError):
         parse_document(BOMB, "s.yaml")
-    assert time.perf_counter() - began < honest_s
+    assert time.process_time() - began < honest_s
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ def test_a_thousand_runs_load_in_under_two_seconds(tmp_path: Path) -> None:
     )
     group = "groups: [{id: g, factor: optimizer.lr, where: {ranks: 2}}]\n"
     text = f"{HEAD}defaults: {{repeats: 1}}\nruns:\n{runs}{group}"
-    began = time.perf_counter()
+    began = time.process_time()
     sweep = load(tmp_path, text)
-    took_s = time.perf_counter() - began
+    took_s = time.process_time() - began
     assert len(sweep.runs) == len(sweep.groups[0].runs) == 1000
     assert took_s < 2
 
@@ -40,9 +40,9 @@ def test_time_grows_with_the_runs_and_not_faster(tmp_path: Path) -> None:
     def seconds(runs: int) -> float:
         grid = f"{{batch_size: {list(range(1, 11))}, seed: {list(range(runs // 10))}}}"
         text = f"{HEAD}runs: [{{strategy: noop, ranks: 1, repeats: 1, grid: {grid}}}]\n"
-        began = time.perf_counter()
+        began = time.process_time()
         assert len(load(tmp_path, text).runs) == runs
-        return time.perf_counter() - began
+        return time.process_time() - began
 
     seconds(100)
     assert seconds(5000) < 30 * min(seconds(500) for _ in range(3))
@@ -55,11 +55,11 @@ def test_refusing_a_grid_costs_less_than_expanding_a_small_one(tmp_path: Path) -
         grid = f"{{batch_size: {list(range(1, sizes + 1))}, seed: {list(range(seeds))}}}"
         return f"{HEAD}runs: [{{strategy: noop, ranks: 1, repeats: 1, grid: {grid}}}]\n"
 
-    began = time.perf_counter()
+    began = time.process_time()
     assert "found 800000" in refusal(tmp_path, text(800, 1000))
-    refused = time.perf_counter()
+    refused = time.process_time()
     assert len(load(tmp_path, text(50, 60)).runs) == 3000
-    assert refused - began < time.perf_counter() - refused
+    assert refused - began < time.process_time() - refused
 
 
 def test_loading_imports_no_torch() -> None:

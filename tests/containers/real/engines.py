@@ -141,6 +141,9 @@ class Podman(Engine):
             "CONTAINERS_CONF": str(folder / "containers.conf"),
             "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
         }
+        # A build that was killed leaves containers that are mounted and that only --external shows.
+        for container in self.call(["podman", "ps", "--all", "--external", "--quiet"]).split():
+            self.call(["podman", "rm", "--force", container])
         if not self._has(BASE):
             self._get_base()
         if not (folder / "base.tar").exists():
