@@ -109,6 +109,41 @@ class Updates(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExchangeAblation(Event):
+    """Steps with and without the exchange, in turn, on a copy of the state with the same inputs (rule 7)."""
+
+    epoch: int
+    with_exchange_s: list[float]  # one entry a step of this rank
+    without_exchange_s: list[float]
+    wall_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telemetry(Event):
+    """What the supervisor saw of its node, once a second; the lists have one entry a reading.
+
+    Lists of devices are indexed [reading][device], in the order of the job's devices.
+    """
+
+    host: str
+    read_ns: list[int]  # Unix time
+    cpu_percent: list[float]  # of all cores
+    load: list[float]  # one-minute average
+    cpu_mhz: list[float | None]
+    memory_used_bytes: list[int]
+    other_cpu_cores: list[float]  # cores that processes outside the job kept busy
+    device_percent: list[list[float]] | None = None  # utilisation
+    device_mhz: list[list[int]] | None = None
+    device_watts: list[list[float]] | None = None
+    device_celsius: list[list[int]] | None = None
+    device_memory_used_bytes: list[list[int]] | None = None
+    device_throttle: list[list[str]] | None = None  # reasons in NVML's words, joined by "|"; empty: none
+    device_pcie_bytes_per_s: list[list[float]] | None = None
+    device_other_processes: list[int] | None = None
+    reading_s: float  # processor time that the readings of this line took
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation(Event):
     """This rank's share of an evaluation after `epoch` epochs; summed over ranks each sample counts once."""
 
@@ -212,7 +247,7 @@ class RunFinished(Event):
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        RunStarted, Steps, Updates, Evaluation, Epoch, Check, Checkpoint, Interrupted, Resumed, RunFailed,
-        RunFinished,
+        RunStarted, Steps, Updates, ExchangeAblation, Telemetry, Evaluation, Epoch, Check, Checkpoint,
+        Interrupted, Resumed, RunFailed, RunFinished,
     )
 }  # fmt: skip
