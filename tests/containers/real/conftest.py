@@ -11,6 +11,7 @@ import pytest
 from tests.containers.real.engines import Docker, Engine, Podman
 from tests.containers.real.in_apptainer import Apptainer
 from tests.containers.real.lab import Lab, UnavailableError, machine_facts, unmount, work_folder
+from tests.slurm.conftest import lab, slurm  # noqa: F401  fixtures of check_slurm.py
 
 KINDS: tuple[type[Engine], ...] = (Podman, Docker, Apptainer)
 LAB = pytest.StashKey[Lab]()
