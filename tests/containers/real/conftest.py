@@ -51,12 +51,12 @@ def lab_of(config: pytest.Config) -> Lab:
 
 def engine_called(config: pytest.Config, kind: type[Engine]) -> Engine:
     """Return an engine that has the image; skips where it can't be had here."""
-    lab = lab_of(config)
+    here = lab_of(config)
     known = config.stash[ENGINES]
     if kind.name not in known:
         if kind is not Podman:
             engine_called(config, Podman)  # makes the base image for all
-        engine = kind(lab)
+        engine = kind(here)
         try:
             engine.prepare()
         except UnavailableError as error:
