@@ -20,6 +20,7 @@ from hpcbench.cluster.jobs import write_identity
 from hpcbench.cluster.machine import Machine, this_machine
 from hpcbench.cluster.plan import JobPlan, read_plan, run_key
 from hpcbench.cluster.ranks import RankSet
+from hpcbench.cluster.staging import kept_staged
 from hpcbench.cluster.stored import StoredRun, read_stored
 from hpcbench.cluster.supervisor import Assignment, ranks_here, supervise
 from hpcbench.config.spec import RunSpec
@@ -48,11 +49,12 @@ def run_job(plan_path: str) -> None:
         if plan.nodes > 1:
             over_nodes(plan, inbox)
             return
-        for name, repeat in plan.runs:
-            if inbox.stopped():
-                say(f"stopped by {inbox.stopped_by}")
-                break
-            work.do(name, repeat)
+        with kept_staged(Path(plan.results), plan.runs):
+            for name, repeat in plan.runs:
+                if inbox.stopped():
+                    say(f"stopped by {inbox.stopped_by}")
+                    break
+                work.do(name, repeat)
 
 
 def over_nodes(plan: JobPlan, inbox: Inbox) -> None:

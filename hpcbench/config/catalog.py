@@ -65,6 +65,7 @@ class StrategyEntry(Entry):
     processes: Processes
     options: type = NoOptions
     backends: tuple[str, ...] = ()  # empty: it does not communicate
+    updates_alone: Callable[[Mapping[str, Any]], bool] = lambda options: False  # each rank's gradient
     extra_processes: Callable[[Mapping[str, Any]], int] = lambda options: 0  # servers
     torch_free: bool = False
     check: Check = lambda spec: None

@@ -148,6 +148,8 @@ class RunSpec:
     """One run of one repeat, resolved: nothing is left to default after this.
 
     `batch_size` is per training rank, `devices` per training rank, `seed` is that of this repeat.
+    `updates_per_step` is how many updates follow when each rank does one step: more than one where a server
+    updates by each rank's gradient alone.
     `accumulation` splits each rank's batch into that many micro-batches; it never changes the global batch.
     `checkpoint` says after which epochs the state is kept for going on later: `auto` now and then, so that
     short runs never do it.
@@ -167,6 +169,7 @@ class RunSpec:
     devices: Annotated[int, Ge(1), Le(64)] = 1
     servers: Annotated[int, Ge(0), Le(1024)] = 0
     data_shards: Annotated[int, Ge(1)] = 1
+    updates_per_step: Annotated[int, Ge(1)] = 1
     dataset: str = "digits"
     dataset_options: dict[str, Any] = field(default_factory=dict)
     model: str = "smallconv"
@@ -199,7 +202,12 @@ class RunSpec:
 
     @property
     def global_batch(self) -> int:
-        """Samples that one update rests on, over all training ranks."""
+        """Samples that one update rests on: of all training ranks, or of one, where each updates alone."""
+        return self.samples_per_step // self.updates_per_step
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples that all training ranks together consume when each does one step."""
         return self.batch_size * self.data_shards
 
     @property
@@ -232,8 +240,8 @@ class RunSpec:
 # The choices that are ranked: two runs that differ only here learn the same thing.
 NOT_RECIPE = (
     "strategy", "strategy_options", "backend", "device", "ranks", "devices", "servers", "data_shards",
-    "batch_size", "accumulation", "precision", "channels_last", "compile", "cache", "input", "seed",
-    "warmup_steps", "window_steps", "resources", "container", "declared_id",
+    "updates_per_step", "batch_size", "accumulation", "precision", "channels_last", "compile", "cache",
+    "input", "seed", "warmup_steps", "window_steps", "resources", "container", "declared_id",
 )  # fmt: skip
 
 

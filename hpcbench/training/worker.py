@@ -11,6 +11,7 @@ import sys
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from hpcbench.config.placement import Placement
 from hpcbench.errors import InputError
@@ -96,5 +97,17 @@ def _failure(session: Session, error: Exception) -> RunFailed:
     )
 
 
+def _leave(status: int) -> NoReturn:
+    """End the process, after a failure without tearing down a process group whose peers are gone.
+
+    Gloo's destructors abort the process then, at times, and its exit status would no longer be the run's.
+    """
+    if status == 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())
