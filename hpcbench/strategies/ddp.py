@@ -58,9 +58,9 @@ class Ddp(Replicated):
     def _lay_out_buckets(self, example: Batch) -> None:
         """Go forward and backward once, for nothing.
 
-        Torch lays the buckets out anew after the first backward, in the order in which gradients came. On three
-        ranks and more the layout decides in which order they are added up: a process that goes on from a
-        checkpoint would come to other bits than one that never stopped.
+        Torch lays the buckets out anew after the first backward, in the order in which gradients came. On
+        three ranks and more the layout decides in which order they are added up: a process that goes on from
+        a checkpoint would come to other bits than one that never stopped.
         """
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         set_mode(self.model, training=True)
