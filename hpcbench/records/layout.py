@@ -152,6 +152,15 @@ class ResultsFolder:
         return self.path / "jobs"
 
     @property
+    def ceilings(self) -> Path:
+        """What each node can do at most: `<host>.jsonl`."""
+        return self.path / "ceilings"
+
+    def ceiling_files(self) -> list[Path]:
+        """List the files of ceilings, by host."""
+        return sorted(self.ceilings.glob("*.jsonl"))
+
+    @property
     def report(self) -> Path:
         """What `collect` writes."""
         return self.path / "report"
