@@ -27,9 +27,10 @@ from hpcbench.records.lines import Line, check_scalars, check_version, read_line
 # What was measured, as opposed to what was found: a later line with the same of these replaces an earlier.
 IDENTITY: dict[type[Ceiling], tuple[str, ...]] = {
     ComputeCeiling: (
-        "device", "model", "dataset", "precision", "batch", "channels_last", "compiled", "ranks",
+        "device", "model", "stem", "dataset", "dataset_options", "precision", "batch", "accumulation",
+        "channels_last", "compiled", "ranks",
     ),
-    InputCeiling: ("device", "dataset", "cache", "workers", "batch", "ranks"),
+    InputCeiling: ("device", "dataset", "dataset_options", "cache", "workers", "batch", "ranks"),
     TransferCeiling: ("device", "pinned"),
     LinkCeiling: ("device", "backend", "operation", "ranks", "nodes"),
     MatrixCeiling: ("device", "precision", "ranks"),
