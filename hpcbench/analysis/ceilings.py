@@ -7,10 +7,11 @@ figure is an extrapolation.
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TypeVar
 
@@ -47,6 +48,18 @@ class Compute:
     flop: float
     model: Model
     assumed: tuple[str, ...] = ()
+
+    def repeated(self, times: int) -> Compute:
+        """Return a step of so many of these before one update."""
+        more = (times - 1) * self.forward_backward_s
+        return replace(
+            self,
+            forward_backward_s=self.forward_backward_s + more,
+            fixed_s=times * self.fixed_s,
+            fastest_s=self.fastest_s + more,
+            flop=times * self.flop,
+            assumed=(*self.assumed, "compute as of single micro-batches"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,24 +127,28 @@ class Ceilings:
         return Ceilings(tuple(kept), self.blocks)
 
     def compute(self, spec: RunSpec, *, batch: int | None = None) -> Compute | None:
-        """Return what a device needs for a batch (of the run's micro-batches) alone; None: never measured."""
-        alike = [
-            c for c in self.for_device(spec).each(ComputeCeiling)
-            if (c.model, c.dataset, c.precision) == (spec.model, spec.dataset, spec.precision)
-            and (c.channels_last, c.compiled) == (spec.channels_last, spec.compile)
-        ]  # fmt: skip
-        if not alike:
+        """Return what a device needs to train on a run's batch, or on another one, alone.
+
+        None: nobody has measured this model on such images at this precision.
+        """
+        alike = [c for c in self.for_device(spec).each(ComputeCeiling) if _same_model(c, spec)]
+        same = [c for c in alike if c.accumulation == spec.accumulation]
+        whole = batch or spec.batch_size
+        cpu, blocks = spec.device == CPU, self.blocks.get(spec.model, 1)
+        if same:
+            return _compute(same, whole, spec.ranks, cpu=cpu, blocks=blocks)
+        whole_batches = [c for c in alike if c.accumulation == 1]
+        if not whole_batches:
             return None
-        size = batch or spec.batch_size // spec.accumulation
-        return _compute(
-            alike, size, spec.ranks, cpu=spec.device == CPU, blocks=self.blocks.get(spec.model, 1)
-        )
+        found = _compute(whole_batches, whole // spec.accumulation, spec.ranks, cpu=cpu, blocks=blocks)
+        return found.repeated(spec.accumulation)
 
     def input(self, spec: RunSpec) -> Input | None:
         """Return what the loader needs for a global batch; None: never measured."""
         alike = [
             c for c in self.for_device(spec).each(InputCeiling)
             if (c.dataset, c.cache) == (spec.dataset, spec.cache)
+            and c.dataset_options == _options(spec)
         ]  # fmt: skip
         if not alike:
             return None
@@ -176,6 +193,20 @@ class Ceilings:
     def broken_copies(self) -> list[str]:
         """Return the pairs of devices between which bytes do not arrive as they were."""
         return [pair for check in self.each(CopyCheck) for pair in check.broken]
+
+
+def _same_model(ceiling: ComputeCeiling, spec: RunSpec) -> bool:
+    """Say whether a ceiling is of the run's network, images and arithmetic."""
+    return (
+        (ceiling.model, ceiling.stem, ceiling.dataset, ceiling.precision)
+        == (spec.model, spec.stem, spec.dataset, spec.precision)
+        and (ceiling.channels_last, ceiling.compiled) == (spec.channels_last, spec.compile)
+        and ceiling.dataset_options == _options(spec)
+    )
+
+
+def _options(spec: RunSpec) -> str:
+    return json.dumps(spec.dataset_options, sort_keys=True)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def predict(spec: RunSpec, ceilings: Ceilings, *, overlap: float | None = None) 
     make = TRAFFIC.get(spec.strategy)
     if make is None:
         return Unknown(f"the strategy {spec.strategy} has no formula")
-    compute = ceilings.compute(spec, batch=_micro_batch(spec))
+    compute = ceilings.compute(spec, batch=_device_batch(spec))
     if compute is None:
         return Unknown(f"no compute ceiling of {spec.model} on {spec.dataset} at {spec.precision}")
     traffic = make(spec, compute.model)
@@ -141,10 +141,10 @@ def _cost(transfers: tuple[Transfer, ...], links: dict[str, Link]) -> _Cost:
     return _Cost(bytes_s, latency_s)
 
 
-def _micro_batch(spec: RunSpec) -> int:
-    """Return the samples that a device has at once. On GPUs, dp cuts a batch once more."""
-    batch = spec.batch_size // spec.accumulation
-    return -(-batch // spec.devices) if spec.strategy == "dp" and spec.device != "cpu" else batch
+def _device_batch(spec: RunSpec) -> int:
+    """Return the samples of a step that each device has: on GPUs, dp cuts a rank's batch."""
+    split = spec.strategy == "dp" and spec.device != "cpu"
+    return -(-spec.batch_size // spec.devices) if split else spec.batch_size
 
 
 def _work(spec: RunSpec, compute: Compute, traffic: Traffic) -> tuple[float, float]:
@@ -154,7 +154,7 @@ def _work(spec: RunSpec, compute: Compute, traffic: Traffic) -> tuple[float, flo
     et al. 2019, GPipe).
     """
     update_s = (traffic.update_share + traffic.served_share) * compute.update_s
-    whole_s, fixed_s = spec.accumulation * compute.forward_backward_s, spec.accumulation * compute.fixed_s
+    whole_s, fixed_s = compute.forward_backward_s, compute.fixed_s
     if spec.strategy == "pipeline":
         parts = PipelineOptions(**spec.strategy_options).micro_batches * spec.accumulation
         turns = (parts + spec.ranks - 1) / parts / spec.ranks

@@ -149,8 +149,8 @@ def pipeline(spec: RunSpec, model: Model) -> Traffic:
 def ps(spec: RunSpec, model: Model) -> Traffic:
     """Every worker pushes M and pulls M; a server moves n M / k each way, and updates M / k.
 
-    At least max(M/B, nM/(kB)) each way (MEASURING, formulas). All pieces are under way at once and share their
-    latency; a command goes first. Workers that do not wait for each other are `served` one by one.
+    At least max(M/B, nM/(kB)) each way (MEASURING, formulas). All pieces are under way at once and share
+    their latency; a command goes first. Workers that do not wait for each other are `served` one by one.
     """
     options = PsOptions(**spec.strategy_options)
     share = model.parameter_bytes / options.servers
