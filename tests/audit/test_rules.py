@@ -252,6 +252,32 @@ def test_what_promises_no_parity_is_not_held_to_it(tmp_path: Path) -> None:
     assert "parity-failed" not in {each.code for each in findings(tmp_path / "r")}
 
 
+@pytest.mark.parametrize(
+    ("course", "wrong_step", "is_told"),
+    [
+        ([2.35, 2.1, 1.9, 1.8, 1.7], 3, True),
+        ([2.35, 2.91, 4.73, 7.98, 7.9], 3, False),
+        ([2.35, 2.91, 4.73, 7.98, 7.9], 1, True),
+    ],
+)
+def test_parity_is_not_judged_where_descent_goes_up(
+    tmp_path: Path, course: list[float], wrong_step: int, is_told: bool
+) -> None:
+    """3 % at a later step is an error where the loss falls, and rounding where it has risen before."""
+
+    def losses(wrong: bool) -> Change:
+        def told(event: Steps) -> list[float]:
+            steps = range(event.first_step, event.first_step + event.steps)
+            off = {wrong_step: 1.03} if wrong else {}
+            return [32 * course[min(step, 4)] * off.get(step, 1.0) for step in steps]
+
+        return changing(Steps, loss_sum=told)
+
+    write(tmp_path / "r", run("honest"), losses(False))
+    write(tmp_path / "r", run(ROW, strategy="collective"), losses(True))
+    assert ("parity-failed" in codes(findings(tmp_path / "r"), ROW)) is is_told
+
+
 def test_unfinished_runs_are_not_judged(tmp_path: Path) -> None:
     """A run that did not finish gives no finding, whatever its records hold."""
     write(tmp_path / "r", run("honest"))

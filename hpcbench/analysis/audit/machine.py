@@ -16,8 +16,11 @@ COMPARED = (
     "hpcbench", "python", "os", "cpu", "cores_physical", "cores_logical", "cores_usable", "device",
     "device_memory_bytes", "cuda", "cudnn", "threads", "image_digest", "packages", "variables", "git",
 )  # fmt: skip
-# hpcbench sets these itself, by the number of ranks.
-SET_BY_US = ("variables.GLOO_SOCKET_IFNAME", "variables.OMP_NUM_THREADS", "variables.MKL_NUM_THREADS")
+# hpcbench sets these itself, by the number of ranks; scikit-learn the last two, by being imported.
+SET_BY_US = (
+    "variables.GLOO_SOCKET_IFNAME", "variables.OMP_NUM_THREADS", "variables.MKL_NUM_THREADS",
+    "variables.KMP_DUPLICATE_LIB_OK", "variables.KMP_INIT_AT_FORK",
+)  # fmt: skip
 
 
 def busy_machine(repeat: Repeat) -> Observation | None:
