@@ -214,9 +214,9 @@ RULES = (
         what="A synchronous strategy does not learn what the others learn from the same samples.",
         when="Among runs of a class with the same seed, precision, shards, accumulation and cache, the "
         "mean loss of one of the first 5 steps is off by more than 1e-3 relative (fp64: 1e-6, tf32 and "
-        "mixed precision: 2e-2). Once the loss of any of them has risen above its first, later steps are not "
-        "judged: there rounding grows without bound. Asynchronous servers, compression and local steps promise no parity; dp "
-        "and pipeline normalise over other pieces of a batch; none of these is judged.",
+        "mixed precision: 2e-2). Once the loss of one of the two has risen above its first, later steps are "
+        "not judged: there rounding grows without bound. Asynchronous servers, compression and local steps "
+        "promise no parity; dp and pipeline normalise over other pieces of a batch; none of these is judged.",
         advice="Check that gradients are averaged, not summed, over all training ranks, before every update.",
         source="DESIGN section 5",
         of_class=parity_failed,
