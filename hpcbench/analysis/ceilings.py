@@ -136,19 +136,23 @@ class Ceilings:
         whole = batch or spec.batch_size
         cpu, blocks = spec.device == CPU, self.blocks.get(spec.model, 1)
         if same:
-            return _compute(same, whole, spec.ranks, cpu=cpu, blocks=blocks)
+            return _compute(same, whole, _at_once(spec), cpu=cpu, blocks=blocks)
         whole_batches = [c for c in alike if c.accumulation == 1]
         if not whole_batches:
             return None
-        found = _compute(whole_batches, whole // spec.accumulation, spec.ranks, cpu=cpu, blocks=blocks)
+        part = whole // spec.accumulation
+        found = _compute(whole_batches, part, _at_once(spec), cpu=cpu, blocks=blocks)
         return found.repeated(spec.accumulation)
 
     def input(self, spec: RunSpec) -> Input | None:
-        """Return what the loader needs for a global batch; None: never measured."""
+        """Return what the loader of a node needs for a step of all its ranks; None: never measured.
+
+        Ranks that share one batch load it each.
+        """
         alike = [
             c for c in self.for_device(spec).each(InputCeiling)
             if (c.dataset, c.cache) == (spec.dataset, spec.cache)
-            and c.dataset_options == _options(spec)
+            and json.loads(c.dataset_options) == spec.dataset_options
         ]  # fmt: skip
         if not alike:
             return None
@@ -187,7 +191,7 @@ class Ceilings:
     def matrix_flop_per_s(self, spec: RunSpec) -> float | None:
         """Return the measured matrix rate of one device at the run's precision."""
         alike = [c for c in self.for_device(spec).each(MatrixCeiling) if c.precision == spec.precision]
-        found = min(alike, key=lambda c: _apart(c.ranks, spec.ranks), default=None)
+        found = min(alike, key=lambda c: _apart(c.ranks, _at_once(spec)), default=None)
         return found.flop_per_s if found else None
 
     def broken_copies(self) -> list[str]:
@@ -201,12 +205,18 @@ def _same_model(ceiling: ComputeCeiling, spec: RunSpec) -> bool:
         (ceiling.model, ceiling.stem, ceiling.dataset, ceiling.precision)
         == (spec.model, spec.stem, spec.dataset, spec.precision)
         and (ceiling.channels_last, ceiling.compiled) == (spec.channels_last, spec.compile)
-        and ceiling.dataset_options == _options(spec)
+        and json.loads(ceiling.dataset_options) == spec.dataset_options
     )
 
 
-def _options(spec: RunSpec) -> str:
-    return json.dumps(spec.dataset_options, sort_keys=True)
+def local_ranks(spec: RunSpec) -> int:
+    """Return the training ranks of a run's fullest node: what competes for its cores and its loader."""
+    return -(-spec.ranks // spec.resources.nodes)
+
+
+def _at_once(spec: RunSpec) -> int:
+    """Return how many devices compute at once on a node; on a CPU each rank is one."""
+    return local_ranks(spec) * (1 if spec.device == CPU else spec.devices)
 
 
 @dataclass(frozen=True)
