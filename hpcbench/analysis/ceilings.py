@@ -156,12 +156,10 @@ class Ceilings:
         ]  # fmt: skip
         if not alike:
             return None
-        # Ranks that share one batch load it together, whatever their number.
-        found = min(
-            alike, key=lambda c: (_apart(c.ranks, spec.data_shards), _apart(c.batch, spec.batch_size))
-        )
-        assumed = () if found.ranks == spec.data_shards else (f"input as of {found.ranks} ranks",)
-        seconds = spec.global_batch / found.images_per_s
+        ranks = local_ranks(spec)
+        found = min(alike, key=lambda c: (_apart(c.ranks, ranks), _apart(c.batch, spec.batch_size)))
+        assumed = () if found.ranks == ranks else (f"input as of {found.ranks} ranks",)
+        seconds = ranks * spec.batch_size / found.images_per_s
         return Input(seconds=seconds, serial=found.workers == 0, assumed=assumed)
 
     def link(self, spec: RunSpec, operation: str, ranks: int) -> Link | None:

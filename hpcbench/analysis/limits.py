@@ -13,6 +13,7 @@ from hpcbench.analysis.figures import PHASES, Figures, exposed_s, figures
 from hpcbench.analysis.history import History, State
 from hpcbench.analysis.load import Loaded, Run
 from hpcbench.analysis.predict import Limit, Prediction, Unknown, during_s, predict
+from hpcbench.analysis.project import Projected, project
 from hpcbench.config.spec import RunSpec
 
 OverlapKey = tuple[object, ...]
@@ -33,6 +34,7 @@ class Standing:
     step_s: float | None
     phases_s: Mapping[str, float]
     limit: Limit | None
+    projected: tuple[Projected, ...] = ()
     mfu_pct: float | None = None
     compute_samples_s: float | None = None
     input_samples_s: float | None = None
@@ -128,6 +130,7 @@ def _standing(
         predicted=predicted,
         step_s=spec.global_batch / speed if speed else None,
         phases_s=_phases(told),
+        projected=project(spec, here, overlap=overlaps.get(overlap_key(spec))),
         limit=_limit(predicted, [run.history for run in runs]),
         mfu_pct=_mfu_pct(spec, here, speed),
         compute_samples_s=spec.global_batch / (compute.forward_backward_s + compute.update_s)

@@ -38,7 +38,8 @@ class Prediction:
 
     `compute_s` grows with the batch, `fixed_s` is paid for each step and `wait_s` the part of the exposed
     exchange that is latency; `link_s` is the rest of it. `exchange_s` is all that is sent, hidden or not.
-    `assumed` says what was not measured and carried over; with any of it the figure is an extrapolation.
+    `assumed` says what was not measured and carried over: with any of it the figure is an extrapolation.
+    `left_out` says what the figure does not hold.
     """
 
     step_s: float
@@ -52,6 +53,12 @@ class Prediction:
     samples_s: float
     limit: Limit
     assumed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def extrapolated(self) -> bool:
+        """Whether any ceiling was carried over from another batch, or another number of ranks or nodes."""
+        return bool(self.assumed)
 
     @property
     def exposed_s(self) -> float:
@@ -125,15 +132,18 @@ def _put_together(
         Limit.INPUT: input_s if serial or input_s > busy_s else 0.0,
     }  # fmt: skip
     limit = Limit.INPUT if not serial and input_s > busy_s else max(parts, key=lambda each: parts[each])
-    assumed = [*compute.assumed, *(loader.assumed if loader else ("no input ceiling: its time left out",))]
+    assumed = [*compute.assumed, *(loader.assumed if loader else ())]
     assumed += [each for link in links.values() for each in link.assumed]
-    assumed += [f"{traffic.unknown} left out"] if traffic.unknown else []
-    assumed += ["no overlap measured: none assumed"] if traffic.during and overlap is None else []
+    left_out = (
+        ("the loader, which was not measured", loader is None),
+        (traffic.unknown or "", traffic.unknown is not None),
+        ("overlap, which was not measured", bool(traffic.during) and overlap is None),
+    )
     return Prediction(
         step_s=step_s, compute_s=work_s, fixed_s=fixed_s, input_s=input_s,
         exchange_s=during.seconds + beside.seconds, link_s=link_s, wait_s=wait_s,
         overlap=overlap if traffic.during else None, samples_s=spec.global_batch / step_s, limit=limit,
-        assumed=tuple(dict.fromkeys(assumed)),
+        assumed=tuple(dict.fromkeys(assumed)), left_out=tuple(what for what, is_so in left_out if is_so),
     )  # fmt: skip
 
 

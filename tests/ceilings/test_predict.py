@@ -51,7 +51,7 @@ def test_overlap_hides_what_runs_beside_backward_and_nothing_else() -> None:
     buffers_s = 2 * (ALPHA + 64 / SPEED)
     assert whole.exposed_s == pytest.approx(buffers_s)
     assert half.exposed_s == pytest.approx((none.exposed_s + buffers_s) / 2)
-    assert any("overlap" in each for each in none.assumed) and half.assumed == ()
+    assert any("overlap" in each for each in none.left_out) and half.left_out == ()
 
 
 def test_a_server_is_paid_for_by_all_workers() -> None:
