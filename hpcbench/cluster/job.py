@@ -15,9 +15,11 @@ from hpcbench.cluster import queue
 from hpcbench.cluster.admission import oversubscribed, threads_per_rank, warnings_of
 from hpcbench.cluster.claim import AlreadyClaimedError, Claim, Ending, claim_next
 from hpcbench.cluster.inbox import Inbox
+from hpcbench.cluster.joblog import say
 from hpcbench.cluster.jobs import write_identity
 from hpcbench.cluster.machine import Machine, this_machine
 from hpcbench.cluster.plan import JobPlan, read_plan, run_key
+from hpcbench.cluster.probing import probe_first
 from hpcbench.cluster.ranks import RankSet
 from hpcbench.cluster.staging import kept_staged
 from hpcbench.cluster.stored import StoredRun, read_stored
@@ -48,6 +50,7 @@ def run_job(plan_path: str) -> None:
         if plan.nodes > 1:
             over_nodes(plan, inbox)
             return
+        probe_first(work, plan.runs)
         with kept_staged(Path(plan.results), plan.runs):
             for name, repeat in plan.runs:
                 if inbox.stopped():
@@ -91,6 +94,11 @@ class Work:
     inbox: Inbox
     failed: list[str] = field(default_factory=list)
 
+    @property
+    def job_id(self) -> str:
+        """How the ledger names this job."""
+        return self.plan.job_id
+
     def wants_all_cores(self) -> bool:
         """Return whether a run has more processes than there are cores: such a run goes alone."""
         results = ResultsFolder(Path(self.plan.results))
@@ -124,7 +132,7 @@ class Work:
 
     def claim(self, folder: RunFolder, spec: RunSpec) -> Claim:
         """Claim the next attempt at a run; raises AlreadyClaimedError."""
-        return claim_next(folder, spec, self.plan.job_id, silent=self.plan.presume_silent_dead)
+        return claim_next(folder, spec, self.job_id, silent=self.plan.presume_silent_dead)
 
     def ranks(self, task: Assignment) -> RankSet:
         """Return who starts the ranks of a run."""
@@ -144,8 +152,3 @@ class Work:
 
 def _describe(ending: Ending) -> str:
     return f"{ending.state}: {ending.reason}" if ending.reason else ending.state
-
-
-def say(text: str) -> None:
-    """Note in the job's log what happens, and when."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

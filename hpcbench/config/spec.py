@@ -131,8 +131,8 @@ class Input:
 
 # Fields that change neither what is learnt nor how fast: they are no part of a run's identity.
 NOT_IDENTITY = (
-    "name", "repeat", "save_weights", "checkpoint", "resources.time", "container.image", "container.inject",
-    "container.binds", "timeout_s",
+    "name", "repeat", "save_weights", "checkpoint", "probe", "measure_exchange", "resources.time",
+    "container.image", "container.inject", "container.binds", "timeout_s",
 )  # fmt: skip
 
 
@@ -146,6 +146,8 @@ class RunSpec:
     `accumulation` splits each rank's batch into that many micro-batches; it never changes the global batch.
     `checkpoint` says after which epochs the state is kept for going on later: `auto` now and then, so that
     short runs never do it.
+    `probe` lets the job measure the ceilings of the node first, where they are not known; `measure_exchange`
+    adds some steps with and without the exchange after the training. Both leave the run itself as it is.
     `steps_per_epoch` ends an epoch after that many steps at most; `declared_id` is the run id of the run as
     the sweep file has it, which keeps apart two runs that `--smoke` scales down to the same. Only `--smoke`
     sets these two.
@@ -186,6 +188,8 @@ class RunSpec:
     timeout_s: Annotated[float, Gt(0), Le(86_400)] = 300.0
     save_weights: bool = False
     checkpoint: Checkpointing = "auto"
+    probe: bool = True
+    measure_exchange: bool = False
     teaching: bool = False
     smoke: bool = False
     declared_id: str | None = None
