@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
 import shutil
 import subprocess
@@ -276,6 +277,7 @@ def test_gpu_hours_are_limited(lab: Lab) -> None:
         "submit", lab.sweep({"name": "a"}), "--results", "results", "--detach", "--max-gpu-hours", "0"
     )
     assert done.returncode == 0 and "at most 60 s by limits" in done.stderr
+    assert re.search(r"at most about \d+(\.\d+)? KB in \d+ files", done.stderr), done.stderr
     lab.settled()
 
 
