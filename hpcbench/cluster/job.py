@@ -51,8 +51,8 @@ def run_job(plan_path: str) -> None:
         if plan.nodes > 1:
             over_nodes(plan, inbox)
             return
-        probe_first(work, plan.runs)
         with kept_staged(Path(plan.results), plan.runs):
+            probe_first(work, plan.runs)
             for name, repeat in plan.runs:
                 if inbox.stopped():
                     say(f"stopped by {inbox.stopped_by}")

@@ -127,8 +127,8 @@ def lead(plan: JobPlan, here: Here, inbox: Inbox) -> int:
         post.gather(others.hear, MEET_S)
         work = replace(work, others=others)
     runs = here.part_of(plan.runs)
-    probe_first(work, runs)
     with kept_staged(Path(plan.results), runs):
+        probe_first(work, runs)
         for name, repeat in runs:
             if inbox.stopped() or (work.others and work.others.lost):
                 break
