@@ -43,7 +43,8 @@ def write_sweep(folder: Path, runs: Sequence[dict[str, Any]] = RUNS, **defaults:
     usual = {"dataset": "digits", "model": "smallconv", "global_batch": 32, "epochs": 1, "repeats": 1}
     resources = {"nodes": 1, "gpus_per_node": 0, "time": "00:02:00"}
     content = {
-        "version": 1, "name": "sweep", "defaults": usual | defaults, "resources": resources, "runs": list(runs)
+        "version": 1, "name": "sweep", "defaults": usual | defaults, "resources": resources,
+        "runs": list(runs),
     }  # fmt: skip
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump(content))
@@ -116,7 +117,7 @@ def test_cpu_has_no_device_copies(probed: tuple[list[Ceiling], dict[str, Any]]) 
 
 
 def test_sweep_probes_once(lab: Lab) -> None:
-    """The first job measures before its first run, a later one of the same recipes finds it; no rest stays."""
+    """The first job measures before its first run, a later one finds that; nothing else stays."""
     runs = [{"strategy": "single_gpu"}]
     states = lab.submit(write_sweep(lab.folder, runs))
     assert {state.state for state in states.values()} == {"done"}
