@@ -85,7 +85,9 @@ def test_a_run_that_finishes(lab: Lab) -> None:
         assert isinstance(event, RunStarted)
         assert event.warnings == ["a warning"] and event.processes == 3
         assert event.environment["variables"]["OMP_NUM_THREADS"] == "1"
-    assert not task.claim.folder.supervisor_events(1, NODE).exists()
+    record = task.claim.folder.supervisor_events(1, NODE)
+    said = read_events(record).records if record.exists() else []
+    assert all(isinstance(each.event, Telemetry) for each in said)
 
 
 def test_a_rank_that_raises_ends_its_peers(lab: Lab) -> None:
