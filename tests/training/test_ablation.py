@@ -17,7 +17,7 @@ from hpcbench.records.reader import read_events
 from tests.cluster.helpers import HPCBENCH, injected
 
 PAUSE_S = 0.003  # before each all-reduce
-TENSORS = 11  # of smallconv: a third of a hundred milliseconds a step
+TENSORS = 11  # of smallconv
 SLOW_ALL_REDUCE = f"""
 if place:
     import time
@@ -40,9 +40,8 @@ def run(
     }  # fmt: skip
     settings = [part for key, value in said.items() for part in ("--set", f"{key}={value}")]
     command = [*HPCBENCH, "run", "--strategy", strategy, "--ranks", "2", *settings, "--out", str(folder)]
-    done = subprocess.run(
-        command, env=os.environ | (environment or {}), capture_output=True, text=True, timeout=120, check=False
-    )  # fmt: skip
+    seen = os.environ | (environment or {})
+    done = subprocess.run(command, env=seen, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     return RunFolder(folder)
 
