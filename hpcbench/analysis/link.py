@@ -55,8 +55,12 @@ class LinkFit:
         """Return the predicted time of a message; nothing takes no time. Beyond the ends lines go on."""
         if size_bytes <= 0:
             return 0.0
-        line = next((each for each in self.lines if size_bytes <= each.until_bytes), self.lines[-1])
+        line = self.line(size_bytes)
         return line.alpha_s + size_bytes / line.bandwidth_bytes_s
+
+    def line(self, size_bytes: float) -> Line:
+        """Return the line that a size lies on."""
+        return next((each for each in self.lines if size_bytes <= each.until_bytes), self.lines[-1])
 
     @property
     def latency_s(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
@@ -116,6 +117,8 @@ def _check_figures(path: Path, number: int, ceiling: Ceiling) -> None:
             raise RecordError(
                 f"{path}:{number}: {ceiling.kind}: {name} should be more than 0, found {value!r}"
             )
+    if not _is_json(getattr(ceiling, "dataset_options", "{}")):
+        raise RecordError(f"{path}:{number}: {ceiling.kind}: dataset_options should be JSON")
     if isinstance(ceiling, LinkCeiling | TransferCeiling) and not _is_sweep(ceiling):
         raise RecordError(
             f"{path}:{number}: {ceiling.kind}: seconds should hold a list of positive numbers for each of "
@@ -123,6 +126,14 @@ def _check_figures(path: Path, number: int, ceiling: Ceiling) -> None:
         )
     if isinstance(ceiling, ComputeCeiling) and not (ceiling.step_s and all(map(_is_time, ceiling.step_s))):
         raise RecordError(f"{path}:{number}: {ceiling.kind}: step_s should hold positive numbers")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_sweep(ceiling: LinkCeiling | TransferCeiling) -> bool:

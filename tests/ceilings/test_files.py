@@ -47,6 +47,7 @@ def test_a_torn_last_line_is_dropped_and_counted(tmp_path: Path) -> None:
         ({"images_per_s": "fast"}, "images_per_s should be float"),
         ({"step_s": [0.1, -1.0]}, "step_s should hold positive numbers"),
         ({"colour": "red"}, "colour"),
+        ({"dataset_options": "{"}, "dataset_options should be JSON"),
         ({"host": None}, "host should be a name"),
     ],
 )
