@@ -35,6 +35,7 @@ class Figures:
     data_wait_pct: float | None
     exposed_comm_pct: float | None
     steps_per_epoch: int | None
+    warmup_steps: int  # that do not count, declared or found
     counted_samples: int
     counted_steps: int
     counted_wall_s: float
@@ -61,8 +62,9 @@ def figures(history: History, spec: RunSpec) -> Figures:
         total_time_s=max(ends) + history.earlier_s if ends else None,
         peak_mem_mb=peak_mb(part.peak_memory_bytes for part in _memory_events(history)),
         data_wait_pct=_share_pct(phase_s, "data_wait"),
-        exposed_comm_pct=_share_pct(phase_s, "exchange") if exchanges_after_backward(spec) else None,
+        exposed_comm_pct=_exposed_pct(history, spec, phase_s),
         steps_per_epoch=history.started.steps_per_epoch if history.started else None,
+        warmup_steps=sum(window.steps for window in history.windows if not window.counted),
         counted_samples=sum(window.samples for window in counted),
         counted_steps=sum(window.steps for window in counted),
         counted_wall_s=wall_s,
@@ -132,6 +134,26 @@ def exchanges_after_backward(spec: RunSpec) -> bool:
         return False
     exchange = spec.strategy_options.get("exchange", CollectiveOptions().exchange)
     return exchange in ("per_parameter", "bucketed")
+
+
+def exposed_s(history: History) -> float | None:
+    """Return what a step takes longer with the exchange than without it, where that was tried (rule 7).
+
+    Medians over the steps of each rank, mean over ranks: a step that was disturbed counts for one.
+    """
+    told = [each for each in history.ablations if each.with_exchange_s and each.without_exchange_s]
+    return _mean(
+        statistics.median(each.with_exchange_s) - statistics.median(each.without_exchange_s) for each in told
+    )
+
+
+def _exposed_pct(history: History, spec: RunSpec, phase_s: dict[str, float]) -> float | None:
+    """Return the share of a step that is exposed exchange: by ablation, else by the phase that holds it."""
+    ablated = exposed_s(history)
+    if ablated is not None:
+        whole = _mean(statistics.median(each.with_exchange_s) for each in history.ablations)
+        return 100 * max(0.0, ablated) / whole if whole else None
+    return _share_pct(phase_s, "exchange") if exchanges_after_backward(spec) else None
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,23 @@ import dataclasses
 import gc
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jsonlines
 import pandas as pd
 
 from hpcbench.analysis import rows
+from hpcbench.analysis.ceilings import Ceilings
 from hpcbench.analysis.classes import label_classes
 from hpcbench.analysis.figures import step_table
 from hpcbench.analysis.history import History, State, read_history
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import RecordError, input_error
 from hpcbench.records import ledger
+from hpcbench.records.ceiling_files import MeasuredCeiling, read_ceilings
 from hpcbench.records.layout import ResultsFolder, RunFolder
 
 
@@ -62,7 +64,8 @@ class Run:
 class Loaded:
     """All that results folders hold, as frames, and what was wrong with them, in sentences.
 
-    `keyed` are the runs themselves with the names that they have in the frames.
+    `keyed` are the runs themselves with the names that they have in the frames, `ceilings` what their nodes
+    can do at most.
     """
 
     runs: pd.DataFrame
@@ -70,12 +73,16 @@ class Loaded:
     steps: pd.DataFrame
     problems: list[str]
     keyed: list[tuple[str, Run]]
+    ceilings: Ceilings = field(default_factory=Ceilings)
 
 
-def load(folders: Sequence[Path]) -> Loaded:
-    """Read results folders. Raises InputError where one is none; broken records are problems, not errors."""
+def load(folders: Sequence[Path], *, blocks: Mapping[str, int] | None = None) -> Loaded:
+    """Read results folders. Raises InputError where one is none; broken records are problems, not errors.
+
+    `blocks` is into how many parts each model can be cut, which a prediction of sharded runs needs.
+    """
     with _no_collection():
-        return _load(folders)
+        return _load(folders, blocks or {})
 
 
 @contextmanager
@@ -90,7 +97,7 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _load(folders: Sequence[Path]) -> Loaded:
+def _load(folders: Sequence[Path], blocks: Mapping[str, int]) -> Loaded:
     problems: list[str] = []
     # A folder that is named twice is read once, at its last place.
     distinct = list(reversed(dict.fromkeys(path.resolve() for path in reversed(folders))))
@@ -119,7 +126,21 @@ def _load(folders: Sequence[Path]) -> Loaded:
         rows.step_frame([(_key(name, run), table) for (name, run), table in zip(keyed, tables, strict=True)]),
         problems,
         keyed,
+        Ceilings.of(_read_ceilings(distinct, problems), blocks),
     )
+
+
+def _read_ceilings(folders: Sequence[Path], problems: list[str]) -> list[MeasuredCeiling]:
+    found: list[MeasuredCeiling] = []
+    for file in (file for path in folders for file in ResultsFolder(path).ceiling_files()):
+        try:
+            reading = read_ceilings(file)
+        except (RecordError, OSError) as error:
+            problems.append(f"{error}; the ceilings in this file were left out")
+            continue
+        found += reading.records
+        problems += [f"{file}: a last line that was cut off, and dropped"] if reading.torn else []
+    return sorted(found, key=lambda record: record.time_ns)
 
 
 def _key(name: str, run: Run) -> rows.Row:

@@ -76,7 +76,7 @@ def _supervise(folder: RunFolder, stored: StoredRun, machine: Machine, threads: 
     inbox.listen()
     stored.write(folder)
     spec = stored.spec
-    shared = _somebody_else_runs()
+    shared = somebody_else_runs()
     if shared:
         print("hpcbench: a job is running on this machine: both will be slower", file=sys.stderr)
     near = () if shared else cores_near_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -93,7 +93,8 @@ def _supervise(folder: RunFolder, stored: StoredRun, machine: Machine, threads: 
     return run_status(spec.name, spec.repeat, folder, [], [])
 
 
-def _somebody_else_runs() -> bool:
+def somebody_else_runs() -> bool:
+    """Return whether a job has its turn on this machine, or waits for it."""
     folder = queue.existing_folder()
     return folder is not None and any(ticket.alive() for ticket in queue.tickets(folder))
 

@@ -58,7 +58,12 @@ def _guarded(session: Session) -> int:
 
 
 def _train(session: Session) -> None:
-    if STRATEGIES[session.spec.strategy].torch_free:
+    if session.folder.probe.exists():
+        check_data_early(session)
+        from hpcbench.training import probing
+
+        probing.run(session)
+    elif STRATEGIES[session.spec.strategy].torch_free:
         from hpcbench.training import pretend
 
         pretend.run(session)

@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import hpcbench
 from tests.cluster.helpers import HPCBENCH, Lab, eventually, injected
@@ -218,6 +220,21 @@ def test_run_here(lab: Lab) -> None:
     assert failing.returncode == 1 and "asked to fail at step 1" in failing.stderr
     again = lab.run("run", "out/spec.json", "--out", "copy")
     assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_run_learns_the_same(lab: Lab) -> None:
+    """`compile: true` changes how fast, not what: the same weights after ten steps in double precision."""
+    fields = ["steps=10", "precision=fp64", "save_weights=true", "evaluate=false"]
+    weights = {}
+    for compiled in ("false", "true"):
+        said = [part for field in (*fields, f"compile={compiled}") for part in ("--set", field)]
+        done = lab.run("run", "--strategy", "ddp", "--ranks", "2", *said, "--out", compiled)
+        assert done.returncode == 0, done.stderr
+        weights[compiled] = torch.load(lab.folder / compiled / "weights.pt", weights_only=True)
+    assert weights["true"].keys() == weights["false"].keys()
+    for name, value in weights["false"].items():
+        torch.testing.assert_close(weights["true"][name], value, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "srun"])

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from hpcbench.analysis.ceilings import Ceilings
 from hpcbench.analysis.figures import accuracy_pct
 from hpcbench.analysis.history import History, State, Window
 from hpcbench.analysis.load import Loaded
@@ -66,6 +67,7 @@ class Evidence:
     rows: tuple[RunRow, ...] = ()
     classes: tuple[Comparison, ...] = ()
     groups: tuple[Comparison, ...] = field(default=())
+    ceilings: Ceilings = field(default_factory=Ceilings)
 
 
 def evidence(loaded: Loaded, groups: Sequence[Group] = ()) -> Evidence:
@@ -78,8 +80,9 @@ def evidence(loaded: Loaded, groups: Sequence[Group] = ()) -> Evidence:
             names[run.name].add(experiment)
     rows = {name: RunRow(experiment=name, repeats=tuple(found)) for name, found in sorted(repeats.items())}
     return Evidence(
-        rows=tuple(rows.values()), classes=_classes(rows.values()), groups=tuple(_groups(rows, names, groups))
-    )
+        rows=tuple(rows.values()), classes=_classes(rows.values()),
+        groups=tuple(_groups(rows, names, groups)), ceilings=loaded.ceilings,
+    )  # fmt: skip
 
 
 def _classes(rows: Iterable[RunRow]) -> tuple[Comparison, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import pandas as pd
 
-from hpcbench.analysis.audit.evidence import Comparison, Evidence, RunRow
+from hpcbench.analysis.audit.evidence import Comparison, Evidence, Repeat, RunRow
 from hpcbench.analysis.audit.findings import Finding, Observation, Rule, Scope, Severity
 from hpcbench.analysis.audit.foreign.table import Table
 from hpcbench.analysis.audit.rules import RULES
+from hpcbench.analysis.ceilings import Ceilings
+from hpcbench.analysis.limits import of_node
 from hpcbench.analysis.ranking import Ranking, rank
 
 ORDER = tuple(Severity)
@@ -62,10 +64,12 @@ def _of_rule(rule: Rule, evidence: Evidence) -> Iterator[Finding]:
 
 def _all_of_rule(rule: Rule, evidence: Evidence) -> Iterator[Finding]:
     for row in evidence.rows:
-        if rule.of_repeat and (seen := _of_repeats(rule, row)):
+        if seen := _of_repeats(rule, row, evidence.ceilings):
             yield rule.finding(seen, row.experiment)
         if rule.of_row and (seen := rule.of_row(row)):
             yield rule.finding(seen, row.experiment)
+    if rule.of_nodes:
+        yield from map(rule.finding, rule.of_nodes(evidence.ceilings))
     for judge, comparisons in ((rule.of_class, evidence.classes), (rule.of_group, evidence.groups)):
         for comparison in _comparable(comparisons) if judge else ():
             yield from map(rule.finding, judge(comparison) if judge else ())
@@ -75,16 +79,26 @@ def _comparable(comparisons: Iterable[Comparison]) -> Iterator[Comparison]:
     return (comparison for comparison in comparisons if len(comparison.rows) > 1)
 
 
-def _of_repeats(rule: Rule, row: RunRow) -> Observation | None:
+def _of_repeats(rule: Rule, row: RunRow, ceilings: Ceilings) -> Observation | None:
     """Judge each repeat; return the first observation, saying how many repeats are like that."""
-    assert rule.of_repeat is not None
-    seen = [(repeat.spec.repeat, found) for repeat in row.repeats if (found := rule.of_repeat(repeat))]
+    seen = [
+        (repeat.spec.repeat, found)
+        for repeat in row.repeats
+        if (found := _of_repeat(rule, repeat, ceilings)) is not None
+    ]
     if not seen:
         return None
     numbers = [number for number, _ in seen]
     first = seen[0][1]
     also = f" (r{numbers[0]}; {len(numbers)} of {len(row.repeats)} repeats)" if len(row.repeats) > 1 else ""
     return Observation(message=f"{first.message}{also}", figures={**first.figures, "repeats": numbers})
+
+
+def _of_repeat(rule: Rule, repeat: Repeat, ceilings: Ceilings) -> Observation | None:
+    seen = rule.of_repeat(repeat) if rule.of_repeat else None
+    if seen is None and rule.of_ceilings and ceilings:
+        seen = rule.of_ceilings(repeat, of_node(repeat.history, ceilings))
+    return seen
 
 
 def condemned(findings: Iterable[Finding]) -> set[str]:
@@ -97,15 +111,26 @@ def condemned(findings: Iterable[Finding]) -> set[str]:
     }
 
 
-def rank_audited(runs: pd.DataFrame, evidence: Evidence, *, rank_by: str) -> tuple[Ranking, list[Finding]]:
-    """Audit, rank what is left to rank, and fill the columns `findings` and `trusted` of the ranking."""
+def rank_audited(
+    runs: pd.DataFrame, evidence: Evidence, *, rank_by: str, limits: Mapping[str, str] | None = None
+) -> tuple[Ranking, list[Finding]]:
+    """Audit, rank what is left to rank, and fill `limit`, `findings` and `trusted` of the ranking.
+
+    `limits` names what binds a run that has finished; of others the ranking says what kept them from it.
+    """
     findings = audit(evidence)
     untrusted = condemned(findings)
     rankable = runs.assign(rankable=runs["rankable"] & ~runs["experiment"].isin(sorted(untrusted)))
     ranking = rank(rankable, rank_by=rank_by)
     findings = in_order([*findings, *audit_ranking(ranking)])
+    _name_limits(ranking.frame, limits or {})
     _mark(ranking.frame, findings, {row.experiment for row in evidence.rows}, untrusted)
     return ranking, findings
+
+
+def _name_limits(frame: pd.DataFrame, limits: Mapping[str, str]) -> None:
+    named = frame["experiment"].map(lambda name: limits.get(name)).astype("string")
+    frame["limit"] = frame["limit"].fillna(named)
 
 
 def _mark(frame: pd.DataFrame, findings: Sequence[Finding], audited: set[str], untrusted: set[str]) -> None:

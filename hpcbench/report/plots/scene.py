@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from hpcbench.analysis.history import State
+from hpcbench.analysis.limits import Standing
 from hpcbench.analysis.load import Loaded
 from hpcbench.config.spec import Group
 from hpcbench.report.cells import Row, by_class, unit_of
@@ -27,6 +28,7 @@ class Scene:
     steps: pd.DataFrame
     words: Words
     of_class: bool = False
+    standings: Mapping[str, Standing] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -44,7 +46,10 @@ class Scene:
         return part
 
 
-def scenes(loaded: Loaded, rows: list[Row], groups: Sequence[Group], words: Words) -> list[Scene]:
+def scenes(
+    loaded: Loaded, rows: list[Row], groups: Sequence[Group], words: Words,
+    standings: Mapping[str, Standing] | None = None,
+) -> list[Scene]:  # fmt: skip
     """Return what to draw: each class, then each group, without what trains nothing or has not finished.
 
     A group of all runs of a class stands for the class: nothing is drawn twice.
@@ -71,7 +76,7 @@ def scenes(loaded: Loaded, rows: list[Row], groups: Sequence[Group], words: Word
         names = _names(members)
         found = [scene for scene in found if not scene.of_class or not names or _names(scene.rows) != names]
         found.append(_scene(group.id, f"{group.id}: {group.title}", members, loaded, usable, words))
-    return found
+    return [replace(scene, standings=standings or {}) for scene in found]
 
 
 def _names(rows: Sequence[Row]) -> set[str]:
