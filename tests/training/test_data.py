@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from hpcbench.strategies.base import Batch, Seat
 from hpcbench.training.data import DATASETS, SyntheticOptions
 from hpcbench.training.data.base import Dataset, Loader
+from hpcbench.training.data.digits import read_rows
 
 CPU = torch.device("cpu")
 
@@ -36,6 +38,14 @@ def test_table_states_the_size_of_the_embedded_data() -> None:
     )
     image = dataset.train_batch(torch.tensor([0]), 0).images
     assert image.shape == (1, entry.channels, entry.image_size, entry.image_size)
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    """The file that is read directly holds what scikit-learn's own function returns."""
+    bunch = load_digits()
+    rows = read_rows()
+    assert torch.equal(rows[:, :-1].reshape(-1, 8, 8), torch.from_numpy(bunch.images))
+    assert torch.equal(rows[:, -1].long(), torch.from_numpy(bunch.target).long())
 
 
 def test_digits_are_split_without_overlap() -> None:
