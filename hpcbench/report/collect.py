@@ -29,6 +29,7 @@ from hpcbench.report.languages import words
 from hpcbench.report.page import Pictures, Report, incomplete, report_page
 from hpcbench.report.plots.scene import scenes
 from hpcbench.report.statistics import statistics_csv, statistics_of
+from hpcbench.report.steps import keep, known
 from hpcbench.report.studies import study_tables
 from hpcbench.report.tables import to_csv, to_markdown
 from hpcbench.report.words import Words
@@ -65,14 +66,14 @@ def collect(
     spoken = words(lang)
     sources = [results_folder(path) for path in folders]
     with report_folder(sources[-1].report) as report:
-        loaded = load(folders)
+        loaded = load(folders, cache=known(report))
         problems = list(loaded.problems)
         groups = _groups(sources, problems)
         ranking, findings = rank_audited(loaded.runs, evidence(loaded, groups), rank_by=rank_by)
         rows = with_extras(
             rows_of(ranking.frame), loaded, target_pct=target_pct, cost_per_device_hour=cost_per_device_hour
         )
-        found = scenes(loaded, rows, groups, spoken)
+        found = scenes(loaded, rows, groups, spoken, with_steps=pictures)
         sweeps = ", ".join(dict.fromkeys(source.path.resolve().name for source in sources))
         plots = report / "plots"
         drawn = (
@@ -128,5 +129,5 @@ def _groups(folders: Sequence[ResultsFolder], problems: list[str]) -> list[Group
 
 def _write_frames(report: Path, loaded: Loaded) -> None:
     replace_file(report / "runs.parquet", lambda path: loaded.runs.to_parquet(path, index=False))
-    replace_file(report / "steps.parquet", lambda path: loaded.steps.to_parquet(path, index=False))
     replace_file(report / "epochs.parquet", lambda path: loaded.epochs.to_parquet(path, index=False))
+    keep(report, loaded)

@@ -76,9 +76,8 @@ def _comparable(comparisons: Iterable[Comparison]) -> Iterator[Comparison]:
 
 
 def _of_repeats(rule: Rule, row: RunRow) -> Observation | None:
-    """Judge each repeat; return the first observation, saying how many repeats are like that."""
-    assert rule.of_repeat is not None
-    seen = [(repeat.spec.repeat, found) for repeat in row.repeats if (found := rule.of_repeat(repeat))]
+    """Return the first observation of any repeat, saying how many repeats are like that."""
+    seen = [(each.spec.repeat, found) for each in row.repeats if (found := each.observed.get(rule.code))]
     if not seen:
         return None
     numbers = [number for number, _ in seen]

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
 from scipy import stats
 
 from hpcbench.analysis.audit.evidence import Comparison, Repeat, RunRow
@@ -23,11 +24,12 @@ CONFIDENCE = 0.95
 
 def non_finite_loss(repeat: Repeat) -> Observation | None:
     """Find losses that are infinite or no number."""
-    windows = [w for w in repeat.history.windows if any(part.non_finite for part in w.parts)]
-    if not windows:
+    windows = repeat.history.windows
+    counts = windows.numbers("non_finite").sum(axis=1)
+    if not counts.any():
         return None
-    first = windows[0]
-    losses = sum(part.non_finite for window in windows for part in window.parts)
+    first = windows[int(np.flatnonzero(counts)[0])]
+    losses = int(counts.sum())
     return Observation(
         message=f"{losses:,} losses are infinite or no number, the first between steps {first.first_step} "
         f"and {first.first_step + first.steps - 1}",
@@ -38,8 +40,8 @@ def non_finite_loss(repeat: Repeat) -> Observation | None:
 def amp_steps_skipped(repeat: Repeat) -> Observation | None:
     """Find runs whose gradients were too often not finite, so that updates were left out."""
     windows = repeat.history.windows
-    skipped = sum(max(part.skipped_updates for part in window.parts) for window in windows)
-    steps = sum(window.steps for window in windows)
+    skipped = int(windows.numbers("skipped_updates").max(axis=1, initial=0).sum())
+    steps = int(windows.steps.sum())
     if skipped <= SKIPPED_AT_FIRST or skipped <= SKIPPED_SHARE * steps:
         return None
     return Observation(

@@ -66,7 +66,7 @@ def _context(content: Content, words: Words) -> dict[str, Any]:
     rules = rules_of(content.findings, anchors, words)
     columns = table.used_columns(rows, several_classes=len(by_class(rows)) > 1)
     environments = environments_of(runs, words)
-    found = curves(runs, content.loaded.epochs, content.loaded.steps)
+    found = curves(content.loaded)
     return {
         "words": _page_words(words, unit_of(rows)),
         "title": words.title.format(sweeps=", ".join(sorted(set(runs["sweep"]))) or "–"),
