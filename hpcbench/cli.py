@@ -339,14 +339,12 @@ def _rank(results: ResultsFolder) -> None:
     from hpcbench.cluster.wait import report_is_current
 
     if report_is_current(results):
-        import pandas as pd
-
         from hpcbench.analysis.audit.findings import Severity
         from hpcbench.cluster.show import console
         from hpcbench.report.findings import print_findings, read_findings
-        from hpcbench.report.tables import print_ranking
+        from hpcbench.report.terminal import print_ranking, read_ranking
 
-        print_ranking(pd.read_csv(results.report / "ranking.csv"), console())
+        print_ranking(read_ranking(results.report / "ranking.csv"), console())
         findings = read_findings(results.report / "findings.csv")
         print_findings(findings, console(), only=Severity.ERROR)
     else:
@@ -357,13 +355,14 @@ def _rank(results: ResultsFolder) -> None:
 
 def _show(collected: Collected) -> None:
     from hpcbench.analysis.audit.findings import Severity
+    from hpcbench.analysis.rows import plain_rows
     from hpcbench.cluster.show import console
     from hpcbench.report.findings import print_findings
-    from hpcbench.report.tables import print_ranking
+    from hpcbench.report.terminal import print_ranking
 
     for problem in collected.problems:
         print(f"hpcbench: {problem}", file=sys.stderr)
-    print_ranking(collected, console())
+    print_ranking(plain_rows(collected.ranking), console())
     print_findings(collected.findings, console(), only=Severity.ERROR)
     print(f"hpcbench: tables and plots are in {collected.report}", file=sys.stderr)
 

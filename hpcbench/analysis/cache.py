@@ -1,8 +1,8 @@
 """What an earlier `collect` has found out, so that the next one reads only the runs that have changed.
 
-One file in the report folder. A run counts as unchanged as long as all of its files have the size and the time
-that they had, and this program is the same to the last byte. Whatever is wrong with the file, and whoever
-deletes it, costs time and nothing else.
+One file in the report folder. A run counts as unchanged as long as all of its files have the size and the
+time that they had, and this program is the same to the last byte. Whatever is wrong with the file, and
+whoever deletes it, costs time and nothing else.
 """
 
 from __future__ import annotations

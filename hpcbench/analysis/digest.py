@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -124,17 +124,22 @@ def _curve(steps: StepTable) -> tuple[Sequence[float], Sequence[float]]:
 
 def to_json(kept: Digest) -> dict[str, Any]:
     """Return plain values, and dataclasses that orjson writes as such, without the steps."""
-    history = {each.name: getattr(kept.history, each.name) for each in fields(History)}
+    history = _values(kept.history)
     return {
         "run_id": kept.run_id,
-        "spec": kept.spec.to_json() if kept.spec else None,
+        "spec": _values(kept.spec),
         "history": {name: value for name, value in history.items() if name not in LARGE},
-        "figures": asdict(kept.figures) if kept.figures else None,
+        "figures": kept.figures,
         "epochs": kept.epochs,
         "observed": kept.observed,
         "first_losses": kept.first_losses,
         "curve": kept.curve,
     }
+
+
+def _values(kept: Any) -> Any:
+    """Return the fields of a dataclass, and nothing that it has worked out from them."""
+    return None if kept is None else {each.name: getattr(kept, each.name) for each in fields(kept)}
 
 
 def from_json(data: Mapping[str, Any], steps: StoredSteps) -> Digest:

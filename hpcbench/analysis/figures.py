@@ -125,8 +125,8 @@ def peak_mb(windows: Windows, others: Iterable[int | None]) -> float | None:
 
 
 def _peak_mem_mb(history: History) -> float | None:
-    ends = (epoch for epochs in history.epochs.values() for epoch in epochs)
-    return peak_mb(history.windows, [each.peak_memory_bytes for each in (*ends, *history.finished)])
+    peaks = [epoch.peak_memory_bytes for epochs in history.epochs.values() for epoch in epochs]
+    return peak_mb(history.windows, [*peaks, *(each.peak_memory_bytes for each in history.finished)])
 
 
 def exchanges_after_backward(spec: RunSpec) -> bool:
@@ -175,10 +175,13 @@ def step_table(windows: Windows) -> StepTable:
 
 def _with_loss(windows: Windows) -> Windows:
     """Return the ranks that see a loss, and of them the windows that all of them have seen one in."""
-    seen = [[bool(n) and sums is not None for sums, n in zip(rank["loss_sum"], rank["loss_samples"], strict=True)]
-            for rank in windows.ranks]  # fmt: skip
+    seen = [
+        [sums is not None and bool(n) for sums, n in zip(rank["loss_sum"], rank["loss_samples"], strict=True)]
+        for rank in windows.ranks
+    ]
     ranks = tuple(rank for rank, found in zip(windows.ranks, seen, strict=True) if any(found))
-    whole = np.array([found for found in seen if any(found)], dtype=bool).all(axis=0) if ranks else np.empty(0)
+    of_those = [found for found in seen if any(found)]
+    whole = np.array(of_those, dtype=bool).all(axis=0) if of_those else np.empty(0)
     return Windows(windows.attempts, ranks).taken(np.flatnonzero(whole).tolist())
 
 

@@ -58,7 +58,7 @@ class History:
     started: RunStarted | None = None
     starts: tuple[RunStarted, ...] = ()  # of every training rank
     attempts: tuple[int, ...] = ()
-    windows: Windows = Windows()
+    windows: Windows = field(default_factory=Windows)
     evaluations: Mapping[int, tuple[Evaluation, ...]] = field(default_factory=dict)
     epochs: Mapping[int, tuple[Epoch, ...]] = field(default_factory=dict)
     checks: Mapping[int, tuple[Check, ...]] = field(default_factory=dict)  # epoch 0: before the first step

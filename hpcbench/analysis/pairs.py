@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from hpcbench.analysis.statistics import (
     CONFIDENCE,
@@ -19,6 +18,7 @@ from hpcbench.analysis.statistics import (
     Difference,
     holm,
     repeats_needed,
+    two_sided_p,
 )
 
 Numbers = NDArray[np.float64]
@@ -129,7 +129,7 @@ def _tests(differences: Numbers) -> tuple[Any, Numbers, Numbers, Numbers]:
     mean = np.where(n > 0, filled.sum(axis=1) / n, np.nan)
     squares = np.where(there, differences - mean[:, None], 0.0) ** 2
     deviation = np.where(n > 1, np.sqrt(squares.sum(axis=1) / (n - 1)), np.nan)
-    p = 2 * stats.t.sf(np.abs(mean) / (deviation / np.sqrt(n)), n - 1)
+    p = two_sided_p(mean / (deviation / np.sqrt(n)), n - 1)
     p = np.where(deviation == 0, np.where(mean == 0, 1.0, 0.0), p)
     return n, mean, deviation, np.where(n >= FEWEST_BLOCKS, p, np.nan)
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 import pandas as pd
 from numpy.typing import NDArray
 
+from hpcbench.analysis.columns import FLAG, NUMBER, TEXT, WHOLE
 from hpcbench.analysis.figures import (
     PHASES,
     Figures,
@@ -28,8 +31,6 @@ from hpcbench.config.spec import RunSpec
 from hpcbench.strategies import STRATEGIES
 
 Row = dict[str, Any]
-
-TEXT, NUMBER, WHOLE, FLAG = "string", "Float64", "Int64", "boolean"
 
 KEY_COLUMNS = {"experiment": TEXT, "repeat": WHOLE, "run_id": TEXT}
 
@@ -58,7 +59,8 @@ RUN_COLUMNS = {
 
 EPOCH_COLUMNS = {
     **KEY_COLUMNS, "epoch": WHOLE, "steps": WHOLE, "samples": WHOLE, "throughput_samples_s": NUMBER,
-    "train_loss": NUMBER, "first_loss": NUMBER, "last_loss": NUMBER, "train_acc_pct": NUMBER, "evaluation_loss": NUMBER, "acc_pct": NUMBER,
+    "train_loss": NUMBER, "first_loss": NUMBER, "last_loss": NUMBER, "train_acc_pct": NUMBER,
+    "evaluation_loss": NUMBER, "acc_pct": NUMBER,
     "train_s": NUMBER, "evaluation_s": NUMBER, "epoch_time_s": NUMBER, "peak_mem_mb": NUMBER,
 }  # fmt: skip
 
@@ -72,6 +74,16 @@ def frame(rows: Sequence[Row], columns: Mapping[str, str], order: Sequence[str])
         for name, kind in columns.items()
     }
     return pd.DataFrame(data).sort_values(list(order), kind="stable", ignore_index=True)
+
+
+def plain_rows(data: pd.DataFrame) -> list[Row]:
+    """Return the rows of a frame as plain values; None where a cell is missing."""
+    columns = [
+        [None if gone else value for value, gone in zip(data[name].tolist(), data[name].isna(), strict=True)]
+        for name in data.columns
+    ]
+    names = [str(name) for name in data.columns]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def run_row(
@@ -127,8 +139,14 @@ def _spec_row(spec: RunSpec, labels: Mapping[str, str]) -> Row:
         "seed": spec.seed,
         "device": spec.device,
         "rankable": trains and not spec.teaching,
-        "spec": json.dumps(spec.to_json(), sort_keys=True),
+        "spec": spec_text(spec),
     }
+
+
+def spec_text(spec: RunSpec) -> str:
+    """Return a whole spec as JSON, sorted, as `RunSpec.from_json` reads it."""
+    values = {each.name: getattr(spec, each.name) for each in dataclasses.fields(spec)}
+    return orjson.dumps(values, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def epoch_rows(history: History, spec: RunSpec, steps: StepTable) -> Iterator[Row]:

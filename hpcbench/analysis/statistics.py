@@ -13,13 +13,15 @@ What is computed, and why so, stands in docs/report.md. Sources:
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import stats
+from numpy.typing import ArrayLike
 
 CONFIDENCE = 0.95
 FEWEST_BLOCKS = 3  # below this no difference is claimed (MEASURING rule 11: three repeats are the default)
@@ -43,8 +45,23 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = math.fsum(values) / n
     if n < 2:
         return Estimate(mean, None, None, n)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
+    half = t_quantile(n - 1) * statistics.stdev(values) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)
+
+
+@functools.cache
+def t_quantile(freedom: float) -> float:
+    """Return how many standard errors the two-sided interval reaches, at so many degrees of freedom."""
+    from scipy import special  # takes a third of a second, which printing a finished report need not
+
+    return float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
+
+
+def two_sided_p(t: ArrayLike, freedom: ArrayLike) -> Any:
+    """Return how probable Student's t is to be as far from 0 as this, without a difference."""
+    from scipy import special
+
+    return 2 * special.stdtr(freedom, -np.abs(t))
 
 
 @dataclass(frozen=True)
@@ -77,7 +94,7 @@ def paired_difference(
     if deviation == 0:
         return Difference(n, mean, deviation, 1.0 if mean == 0 else 0.0)
     t = mean / (deviation / math.sqrt(n))
-    return Difference(n, mean, deviation, 2 * float(stats.t.sf(abs(t), n - 1)))
+    return Difference(n, mean, deviation, float(two_sided_p(t, n - 1)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -125,10 +142,12 @@ def repeats_needed(mean: float, deviation: float, tests: int) -> int | None:
         return None
     if deviation == 0:
         return FEWEST_BLOCKS
+    from scipy import special
+
     level = (1 - CONFIDENCE) / tests
     for n in range(FEWEST_BLOCKS, MOST_REPEATS + 1):
-        critical = stats.t.isf(level / 2, n - 1)
+        critical = -special.stdtrit(n - 1, level / 2)
         # The far tail adds nothing that could be seen; the near one is the power.
-        if stats.nct.sf(critical, n - 1, abs(mean) / deviation * math.sqrt(n)) >= POWER:
+        if 1 - special.nctdtr(n - 1, abs(mean) / deviation * math.sqrt(n), critical) >= POWER:
             return n
     return None

@@ -112,12 +112,14 @@ class Windows(Sequence[Window]):
     @cached_property
     def samples(self) -> Numbers:
         """Samples of each window, over the ranks."""
-        return self.numbers("samples").sum(axis=1)
+        total: Numbers = self.numbers("samples").sum(axis=1)
+        return total
 
     @cached_property
     def wall_s(self) -> Numbers:
         """Time of each window on the slowest rank."""
-        return self.numbers("wall_s").max(axis=1, initial=0.0)
+        slowest: Numbers = self.numbers("wall_s").max(axis=1, initial=0.0)
+        return slowest
 
     @cached_property
     def counted(self) -> Windows:

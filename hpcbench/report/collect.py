@@ -14,11 +14,11 @@ from hpcbench.analysis.audit.judge import rank_audited
 from hpcbench.analysis.history import State
 from hpcbench.analysis.load import Loaded, load, results_folder
 from hpcbench.analysis.ranking import check_rank_by
+from hpcbench.analysis.rows import plain_rows
 from hpcbench.config.spec import Group
 from hpcbench.errors import InputError, input_error
 from hpcbench.records.layout import ResultsFolder
 from hpcbench.records.writer import write_atomically
-from hpcbench.report.cells import rows_of
 from hpcbench.report.draw import draw_all, remove_others
 from hpcbench.report.extras import with_extras
 from hpcbench.report.files import replace_file, report_folder
@@ -71,7 +71,10 @@ def collect(
         groups = _groups(sources, problems)
         ranking, findings = rank_audited(loaded.runs, evidence(loaded, groups), rank_by=rank_by)
         rows = with_extras(
-            rows_of(ranking.frame), loaded, target_pct=target_pct, cost_per_device_hour=cost_per_device_hour
+            plain_rows(ranking.frame),
+            loaded,
+            target_pct=target_pct,
+            cost_per_device_hour=cost_per_device_hour,
         )
         found = scenes(loaded, rows, groups, spoken, with_steps=pictures)
         sweeps = ", ".join(dict.fromkeys(source.path.resolve().name for source in sources))

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from hpcbench.analysis.audit.findings import Finding, Scope, Severity
-from hpcbench.report.tables import encodable, escape
+from hpcbench.report.text import encodable, escape
 
 STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 COLUMNS = ("severity", "code", "scope", "rows", "message", "advice", "figures")

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
+from hpcbench.analysis.columns import FLAG, NUMBER, TEXT, WHOLE
 from hpcbench.analysis.pairs import Pair, compare_all
 from hpcbench.analysis.ranking import MEASURES, baseline, by_block
-from hpcbench.analysis.rows import FLAG, NUMBER, TEXT, WHOLE
-from hpcbench.analysis.statistics import CONFIDENCE
+from hpcbench.analysis.statistics import t_quantile
 from hpcbench.report.cells import NOTHING, Row, number
 from hpcbench.report.plots.scene import Scene
 from hpcbench.report.studies import StudyTable
@@ -110,7 +109,7 @@ def _told(which: str, pair: Pair, row: Row, rank_by: str) -> dict[str, Any]:
     scale = math.exp if MEASURES[rank_by].logarithmic else float
     told[f"{which}_effect"] = scale(side * mean)
     if deviation is not None and n > 1:
-        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
+        half = t_quantile(n - 1) * deviation / math.sqrt(n)
         told |= {
             f"{which}_effect_low": scale(side * mean - half),
             f"{which}_effect_high": scale(side * mean + half),

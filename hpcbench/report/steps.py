@@ -1,4 +1,4 @@
-"""`steps.parquet/`: the steps of all runs, in parts of a few dozen runs, so that few have to be written anew."""
+"""`steps.parquet/`: the steps of all runs, in parts of a few dozen runs, of which few are written anew."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from hpcbench.analysis import cache
-from hpcbench.analysis.digest import StoredSteps
+from hpcbench.analysis.digest import Digest, StoredSteps
 from hpcbench.analysis.load import Loaded, Run
 from hpcbench.analysis.stored import step_tables, write_part
 from hpcbench.records.writer import write_atomically
@@ -29,13 +29,13 @@ def known(report: Path) -> cache.Cache:
 
 
 def keep(report: Path, loaded: Loaded) -> None:
-    """Write the parts that are not as they should be, remove others, and leave a cache for the next report."""
+    """Write the parts that are not as they should be, remove others, and leave a cache for the next time."""
     folder = report / FOLDER
     if folder.is_file():  # of an earlier version
         folder.unlink()
     folder.mkdir(exist_ok=True)
     parts = _parts(loaded.keyed, folder)
-    places: dict[str, tuple[cache.Look, cache.Digest, StoredSteps]] = {}
+    places: dict[str, tuple[cache.Look, Digest, StoredSteps]] = {}
     for path, members in parts.items():
         stored = _placed(path, members)
         if not _is_there(path, members, stored):
@@ -53,7 +53,7 @@ def keep(report: Path, loaded: Loaded) -> None:
 
 
 def _parts(keyed: Sequence[Named], folder: Path) -> dict[Path, list[Named]]:
-    """Return the runs of each part; another run changes no place of the others as long as the number stays."""
+    """Return the runs of each part; one more run moves no other, until the number of parts doubles."""
     count = 1 << max(0, (len(keyed) - 1) // RUNS_PER_PART).bit_length()
     found: dict[Path, list[Named]] = {}
     for name, run in keyed:

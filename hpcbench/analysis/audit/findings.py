@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpcbench.analysis.audit.evidence import Comparison, Repeat, RunRow
     from hpcbench.analysis.audit.foreign.table import Table
-    from hpcbench.analysis.ranking import Pair
+    from hpcbench.analysis.pairs import Pair
 
 
 class Severity(StrEnum):

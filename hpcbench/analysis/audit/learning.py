@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from hpcbench.analysis.audit.evidence import Comparison, Repeat, RunRow
 from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
+from hpcbench.analysis.statistics import t_quantile
 
 SKIPPED_SHARE = 0.01
 SKIPPED_AT_FIRST = 20  # while the scale of the loss is being found, from 2^16 downwards
@@ -19,7 +19,6 @@ TARGET_SHARE = 0.9  # of the reference's best accuracy
 FEWEST_REFERENCES = 3  # repeats; fewer have no spread to speak of
 FEWEST_EPOCHS = 1.0  # accuracies are known once an epoch: no band is narrower
 RELATIVE_BAND = 0.1
-CONFIDENCE = 0.95
 
 
 def non_finite_loss(repeat: Repeat) -> Observation | None:
@@ -79,7 +78,7 @@ class Band:
 
     def half_width(self, repeats: int) -> float:
         """Return how far the mean of so many repeats may lie from the reference's (t interval)."""
-        t = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.n - 1))
+        t = t_quantile(self.n - 1)
         spread = t * self.deviation * math.sqrt(1 / self.n + 1 / repeats)
         return max(FEWEST_EPOCHS, RELATIVE_BAND * self.mean, spread)
 

@@ -57,7 +57,9 @@ def timer_not_synchronised(repeat: Repeat) -> Observation | None:
     seen = wall > 0
     if seen.any():
         # Ranks wait for the slowest in `other`: the smallest share is of the one that never waits.
-        shares = np.divide(repeat.counted.numbers("other_s"), wall, out=np.full(wall.shape, np.inf), where=seen)
+        shares = np.divide(
+            repeat.counted.numbers("other_s"), wall, out=np.full(wall.shape, np.inf), where=seen
+        )
         share = float(np.median(shares.min(axis=1)[seen.any(axis=1)]))
         if share > BLIND_SHARE:
             return Observation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -50,13 +51,15 @@ def _by_step(keyed: Sequence[tuple[str, Run]]) -> pd.DataFrame:
 
 
 def _add(found: dict[str, dict[str, Curve]], metric: str, over: pd.DataFrame) -> None:
-    for experiment, part in over.groupby(level=0, sort=False):
-        x = [float(value) for value in part.index.get_level_values(1)]
-        columns = [x, *(part[name].tolist() for name in STATISTICS)]
-        single = columns[2] == columns[3]
-        found.setdefault(str(experiment), {})[metric] = [
-            [_short(value) for value in column] for column in (columns[:2] if single else columns)
-        ]
+    names = over.index.get_level_values(0).tolist()
+    at = over.index.get_level_values(1).tolist()
+    values = [at, *(over[name].tolist() for name in STATISTICS)]
+    columns = [[_short(float(each)) for each in column] for column in values]
+    for experiment, places in groupby(range(len(names)), key=names.__getitem__):
+        first, *rest = places
+        part = slice(first, first + len(rest) + 1)
+        x, mean, low, high = (column[part] for column in columns)
+        found.setdefault(str(experiment), {})[metric] = [x, mean] if low == high else [x, mean, low, high]
 
 
 def _short(value: float) -> float | None:

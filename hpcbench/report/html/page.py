@@ -16,7 +16,8 @@ from hpcbench.analysis.audit.findings import Finding
 from hpcbench.analysis.history import State
 from hpcbench.analysis.load import Loaded
 from hpcbench.analysis.ranking import Ranking
-from hpcbench.report.cells import Row, by_class, rows_of, unit_of
+from hpcbench.analysis.rows import plain_rows
+from hpcbench.report.cells import Row, by_class, unit_of
 from hpcbench.report.html import table
 from hpcbench.report.html.curves import curves, used_metrics
 from hpcbench.report.html.details import environments_of, phase_shares, repeats_of, specs_of
@@ -152,7 +153,7 @@ def _cards(content: Content, anchors: Mapping[str, str], words: Words) -> list[d
 
 def _limits(experiment: str, runs: pd.DataFrame, words: Words) -> str | None:
     """Say where the training time of an experiment goes, largest share first."""
-    shares = [phase_shares(row) for row in rows_of(runs[runs["experiment"] == experiment])]
+    shares = [phase_shares(row) for row in plain_rows(runs[runs["experiment"] == experiment])]
     known = [each for each in shares if each]
     if not known:
         return None
