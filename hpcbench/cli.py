@@ -72,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_cancel(verbs)
     _add_retry(verbs)
     _add_clean(verbs)
+    _add_probe(verbs)
     _add_doctor(verbs)
     return parser
 
@@ -195,9 +196,42 @@ def _run(given: argparse.Namespace) -> int:
     from hpcbench.catalog import CATALOG
     from hpcbench.cluster.foreground import run_here
 
+    return run_here(given.file, _named_settings(given), given.out, CATALOG, data_root=given.data)
+
+
+def _named_settings(given: argparse.Namespace) -> tuple[str, ...]:
+    """Return what --set says, after the options that are short for it."""
     named = ((name, getattr(given, name)) for name in ("strategy", "model", "dataset", "ranks"))
-    settings = [*(f"{name}={value}" for name, value in named if value is not None), *given.settings]
-    return run_here(given.file, settings, given.out, CATALOG, data_root=given.data)
+    return (*(f"{name}={value}" for name, value in named if value is not None), *given.settings)
+
+
+def _add_probe(verbs: Verbs) -> None:
+    add = _verb(verbs, "probe", _probe, "what this node can do at most: model, loader, link, each alone")
+    add("sweep", nargs="?", type=Path, metavar="SWEEP.yaml", help="for all recipes of a sweep")
+    for name in ("strategy", "model", "dataset", "ranks"):
+        add(f"--{name}", help=f"the same as --set {name}=...")
+    _add_settings(add)
+    add(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="with a sweep: where it has its results",
+    )
+    add("--out", type=Path, metavar="FILE", help="add the ceilings to this file instead")
+    add("--data", metavar="DIR", help="where the data sets are; else $HPCBENCH_DATA")
+    add("--json", action="store_true", help="as JSON")
+
+
+def _probe(given: argparse.Namespace) -> int:
+    from hpcbench.catalog import CATALOG
+    from hpcbench.cluster.probe import Wanted, probe
+
+    wanted = Wanted(
+        sweep=given.sweep, settings=_named_settings(given), results=given.results, out=given.out,
+        data=given.data, json=given.json,
+    )  # fmt: skip
+    return probe(wanted, CATALOG)
 
 
 def _add_status(verbs: Verbs) -> None:

@@ -132,7 +132,7 @@ def _configurations(runs: pd.DataFrame) -> dict[str, str]:
     found = {}
     for name, text in runs.dropna(subset=["spec"])[["experiment", "spec"]].itertuples(index=False):
         spec = json.loads(text)
-        for key in ("name", "repeat", "seed", "save_weights", "timeout_s"):
+        for key in ("name", "repeat", "seed", "save_weights", "probe", "measure_exchange", "timeout_s"):
             spec.pop(key, None)
         spec.get("resources", {}).pop("time", None)
         spec.get("container", {}).pop("image", None)

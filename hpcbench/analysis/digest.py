@@ -24,14 +24,14 @@ from hpcbench.analysis.figures import Figures, StepTable, figures, step_table
 from hpcbench.analysis.history import LARGE, History, State, read_history
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import RecordError
-from hpcbench.records.events import Check, Epoch, Evaluation, Event, RunFinished, RunStarted
+from hpcbench.records.events import Check, Epoch, Evaluation, Event, ExchangeAblation, RunFinished, RunStarted
 from hpcbench.records.layout import RunFolder
 
 MOST_POINTS = 120  # of a curve over steps: a line of more is noise to the eye
 
 # How the events in a history are kept: one, a sequence, or a sequence for each epoch.
 ONE: dict[str, type[Event]] = {"started": RunStarted}
-MANY: dict[str, type[Event]] = {"starts": RunStarted, "finished": RunFinished}
+MANY: dict[str, type[Event]] = {"starts": RunStarted, "finished": RunFinished, "ablations": ExchangeAblation}
 BY_EPOCH: dict[str, type[Event]] = {"evaluations": Evaluation, "epochs": Epoch, "checks": Check}
 
 

@@ -61,7 +61,7 @@ def figures(history: History, spec: RunSpec) -> Figures:
         total_time_s=max(ends) + history.earlier_s if ends else None,
         peak_mem_mb=_peak_mem_mb(history),
         data_wait_pct=_share_pct(phase_s, "data_wait"),
-        exposed_comm_pct=_share_pct(phase_s, "exchange") if exchanges_after_backward(spec) else None,
+        exposed_comm_pct=_exposed_pct(history, spec, phase_s),
         steps_per_epoch=history.started.steps_per_epoch if history.started else None,
         counted_samples=int(counted.samples.sum()),
         counted_steps=int(counted.steps.sum()),
@@ -138,6 +138,26 @@ def exchanges_after_backward(spec: RunSpec) -> bool:
         return False
     exchange = spec.strategy_options.get("exchange", CollectiveOptions().exchange)
     return exchange in ("per_parameter", "bucketed")
+
+
+def exposed_s(history: History) -> float | None:
+    """Return what a step takes longer with the exchange than without it, where that was tried (rule 7).
+
+    Medians over the steps of each rank, mean over ranks: a step that was disturbed counts for one.
+    """
+    told = [each for each in history.ablations if each.with_exchange_s and each.without_exchange_s]
+    return _mean(
+        statistics.median(each.with_exchange_s) - statistics.median(each.without_exchange_s) for each in told
+    )
+
+
+def _exposed_pct(history: History, spec: RunSpec, phase_s: dict[str, float]) -> float | None:
+    """Return the share of a step that is exposed exchange: by ablation, else by the phase that holds it."""
+    ablated = exposed_s(history)
+    if ablated is not None:
+        whole = _mean(statistics.median(each.with_exchange_s) for each in history.ablations)
+        return 100 * max(0.0, ablated) / whole if whole else None
+    return _share_pct(phase_s, "exchange") if exchanges_after_backward(spec) else None
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,12 @@ from hpcbench.records.events import (
     Epoch,
     Evaluation,
     Event,
+    ExchangeAblation,
     Interrupted,
     RunFailed,
     RunFinished,
     RunStarted,
+    Telemetry,
     Updates,
 )
 from hpcbench.records.layout import RunFolder
@@ -63,6 +65,8 @@ class History:
     epochs: Mapping[int, tuple[Epoch, ...]] = field(default_factory=dict)
     checks: Mapping[int, tuple[Check, ...]] = field(default_factory=dict)  # epoch 0: before the first step
     finished: tuple[RunFinished, ...] = ()
+    ablations: tuple[ExchangeAblation, ...] = ()  # one a training rank, of the newest attempt that made any
+    telemetry: Sequence[Telemetry] = ()  # of every node and attempt that counts
     updates: Sequence[Updates] = ()  # of one parameter server: each applies every update to its own part
     earlier_s: float = 0.0  # spent in earlier attempts whose steps count
     torn: int = 0
@@ -74,7 +78,7 @@ class History:
         return replace(self, **left)
 
 
-LARGE = ("windows", "updates")
+LARGE = ("windows", "telemetry", "updates")
 MAY_BE_UNKNOWN = ("loss_sum", "correct")  # lists of ranks that see no loss
 
 
@@ -148,6 +152,8 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
         epochs=_newest_by_epoch(attempts, Epoch, spec.ranks),
         checks=_newest_by_epoch(attempts, Check, spec.ranks),
         finished=tuple(event for _, event in newest.each(RunFinished, training=True)),
+        ablations=_ablations(attempts),
+        telemetry=_telemetry(attempts, useful),
         updates=_updates(attempts),
         earlier_s=sum(a.elapsed_s() for a in attempts[:-1] if a.number in useful),
         torn=torn,
@@ -267,6 +273,21 @@ def _whole_windows(
     if not whole:
         return [], len(counts)
     return [[each[key] for key in whole] for each in places], len(counts) - len(whole)
+
+
+def _ablations(attempts: list[Attempt]) -> tuple[ExchangeAblation, ...]:
+    """Return the newest ablation of each training rank."""
+    for attempt in reversed(attempts):
+        told = dict(attempt.each(ExchangeAblation, training=True))
+        if told:
+            return tuple(told.values())
+    return ()
+
+
+def _telemetry(attempts: list[Attempt], useful: Collection[int]) -> tuple[Telemetry, ...]:
+    """Return what supervisors saw of their nodes while steps were done that count."""
+    records = (record.event for a in attempts if a.number in useful for record in a.supervisors)
+    return tuple(event for event in records if isinstance(event, Telemetry))
 
 
 def _updates(attempts: list[Attempt]) -> tuple[Updates, ...]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import pandas as pd
 
 from hpcbench.analysis import rows
 from hpcbench.analysis.cache import Cache, Look
+from hpcbench.analysis.ceilings import Ceilings
 from hpcbench.analysis.classes import label_classes
 from hpcbench.analysis.digest import Digest
 from hpcbench.analysis.figures import Figures
@@ -25,8 +26,9 @@ from hpcbench.analysis.history import History, State
 from hpcbench.analysis.reading import Reference, read_runs
 from hpcbench.analysis.stored import step_tables
 from hpcbench.config.spec import RunSpec
-from hpcbench.errors import input_error
+from hpcbench.errors import RecordError, input_error
 from hpcbench.records import ledger
+from hpcbench.records.ceiling_files import MeasuredCeiling, read_ceilings
 from hpcbench.records.layout import ResultsFolder
 
 
@@ -83,13 +85,15 @@ class Run:
 class Loaded:
     """All that results folders hold, as frames, and what was wrong with them, in sentences.
 
-    `keyed` are the runs themselves with the names that they have in the frames.
+    `keyed` are the runs themselves with the names that they have in the frames, `ceilings` what their nodes
+    can do at most.
     """
 
     runs: pd.DataFrame
     epochs: pd.DataFrame
     problems: list[str]
     keyed: list[tuple[str, Run]]
+    ceilings: Ceilings = field(default_factory=Ceilings)
 
     @cached_property
     def steps(self) -> pd.DataFrame:
@@ -100,10 +104,13 @@ class Loaded:
         )
 
 
-def load(folders: Sequence[Path], *, cache: Cache | None = None) -> Loaded:
+def load(
+    folders: Sequence[Path], *, blocks: Mapping[str, int] | None = None, cache: Cache | None = None
+) -> Loaded:
     """Read results folders, as far as a cache does not know them.
 
-    Raises InputError where one is none; broken records are problems, not errors.
+    `blocks` is into how many parts each model can be cut, which a prediction of sharded runs needs.
+    Raises InputError where a folder holds no results; broken records are problems, not errors.
     """
     problems: list[str] = []
     # A folder that is named twice is read once, at its last place.
@@ -130,7 +137,21 @@ def load(folders: Sequence[Path], *, cache: Cache | None = None) -> Loaded:
         ),
         problems,
         keyed,
+        Ceilings.of(_read_ceilings(distinct, problems), blocks or {}),
     )
+
+
+def _read_ceilings(folders: Sequence[Path], problems: list[str]) -> list[MeasuredCeiling]:
+    found: list[MeasuredCeiling] = []
+    for file in (file for path in folders for file in ResultsFolder(path).ceiling_files()):
+        try:
+            reading = read_ceilings(file)
+        except (RecordError, OSError) as error:
+            problems.append(f"{error}; the ceilings in this file were left out")
+            continue
+        found += reading.records
+        problems += [f"{file}: a last line that was cut off, and dropped"] if reading.torn else []
+    return sorted(found, key=lambda record: record.time_ns)
 
 
 def _key(name: str, run: Run) -> rows.Row:

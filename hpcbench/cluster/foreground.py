@@ -11,6 +11,7 @@ from pathlib import Path
 from hpcbench.cluster import queue
 from hpcbench.cluster.admission import cores_shared_by, threads_per_rank, warnings_of, why_not
 from hpcbench.cluster.claim import claim_next, latest_claim
+from hpcbench.cluster.cores import cores_near_gpus, cores_of_ranks
 from hpcbench.cluster.inbox import Inbox
 from hpcbench.cluster.machine import Machine, this_machine
 from hpcbench.cluster.place import become_worker, find_seat, take_seat
@@ -75,13 +76,15 @@ def _supervise(folder: RunFolder, stored: StoredRun, machine: Machine, threads: 
     inbox.listen()
     stored.write(folder)
     spec = stored.spec
-    shared = _somebody_else_runs()
+    shared = somebody_else_runs()
     if shared:
         print("hpcbench: a job is running on this machine: both will be slower", file=sys.stderr)
+    near = () if shared else cores_near_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     task = Assignment(
         spec=spec,
         claim=claim_next(folder, spec, f"run-{new_job_id()}"),
         threads=threads,
+        cores=cores_of_ranks(spec, near, threads),
         data=stored.data,
         warnings=warnings_of(spec, machine, shared=shared),
         environment=dict(os.environ),
@@ -90,7 +93,8 @@ def _supervise(folder: RunFolder, stored: StoredRun, machine: Machine, threads: 
     return run_status(spec.name, spec.repeat, folder, [], [])
 
 
-def _somebody_else_runs() -> bool:
+def somebody_else_runs() -> bool:
+    """Return whether a job has its turn on this machine, or waits for it."""
     folder = queue.existing_folder()
     return folder is not None and any(ticket.alive() for ticket in queue.tickets(folder))
 

@@ -14,10 +14,13 @@ from pathlib import Path
 from hpcbench.cluster import queue
 from hpcbench.cluster.admission import oversubscribed, threads_per_rank, warnings_of
 from hpcbench.cluster.claim import AlreadyClaimedError, Claim, Ending, claim_next
+from hpcbench.cluster.cores import cores_near_gpus, cores_of_ranks
 from hpcbench.cluster.inbox import Inbox
+from hpcbench.cluster.joblog import say
 from hpcbench.cluster.jobs import write_identity
 from hpcbench.cluster.machine import Machine, this_machine
 from hpcbench.cluster.plan import JobPlan, read_plan, run_key
+from hpcbench.cluster.probing import probe_first
 from hpcbench.cluster.ranks import RankSet
 from hpcbench.cluster.staging import kept_staged
 from hpcbench.cluster.stored import StoredRun, read_stored
@@ -49,6 +52,7 @@ def run_job(plan_path: str) -> None:
             over_nodes(plan, inbox)
             return
         with kept_staged(Path(plan.results), plan.runs):
+            probe_first(work, plan.runs)
             for name, repeat in plan.runs:
                 if inbox.stopped():
                     say(f"stopped by {inbox.stopped_by}")
@@ -91,6 +95,11 @@ class Work:
     inbox: Inbox
     failed: list[str] = field(default_factory=list)
 
+    @property
+    def job_id(self) -> str:
+        """How the ledger names this job."""
+        return self.plan.job_id
+
     def wants_all_cores(self) -> bool:
         """Return whether a run has more processes than there are cores: such a run goes alone."""
         results = ResultsFolder(Path(self.plan.results))
@@ -124,7 +133,7 @@ class Work:
 
     def claim(self, folder: RunFolder, spec: RunSpec) -> Claim:
         """Claim the next attempt at a run; raises AlreadyClaimedError."""
-        return claim_next(folder, spec, self.plan.job_id, silent=self.plan.presume_silent_dead)
+        return claim_next(folder, spec, self.job_id, silent=self.plan.presume_silent_dead)
 
     def ranks(self, task: Assignment) -> RankSet:
         """Return who starts the ranks of a run."""
@@ -132,10 +141,13 @@ class Work:
 
     def assignment(self, stored: StoredRun, claim: Claim) -> Assignment:
         """Return what the ranks of a claimed run are given."""
+        threads = threads_per_rank(self.machine, stored.cores_shared_by)
+        near = () if self.plan.shared else cores_near_gpus(self.environment.get("CUDA_VISIBLE_DEVICES"))
         return Assignment(
             spec=stored.spec,
             claim=claim,
-            threads=threads_per_rank(self.machine, stored.cores_shared_by),
+            threads=threads,
+            cores=cores_of_ranks(stored.spec, near, threads),
             data=stored.data,
             warnings=warnings_of(stored.spec, self.machine, shared=self.plan.shared),
             environment=self.environment,
@@ -144,8 +156,3 @@ class Work:
 
 def _describe(ending: Ending) -> str:
     return f"{ending.state}: {ending.reason}" if ending.reason else ending.state
-
-
-def say(text: str) -> None:
-    """Note in the job's log what happens, and when."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)

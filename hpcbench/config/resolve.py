@@ -33,7 +33,7 @@ DEFAULT_BATCH_SIZE = 64
 _TAKEN_AS_SAID = (
     "strategy", "dataset", "model", "accumulation", "evaluate", "label_smoothing", "precision",
     "channels_last", "compile", "cache", "seed", "warmup_steps", "window_steps", "timeout_s", "save_weights",
-    "checkpoint", "teaching",
+    "checkpoint", "probe", "measure_exchange", "teaching",
 )  # fmt: skip
 
 

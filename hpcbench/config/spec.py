@@ -12,7 +12,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, Predicate, doc
 
@@ -24,8 +24,6 @@ Stem = Literal["cifar", "imagenet"]
 Runtime = Literal["none", "apptainer", "docker", "podman", "pyxis"]
 Checkpointing = Literal["auto", "epoch", "none"]
 
-FORBID_UNKNOWN: Any = {"extra": "forbid", "strict": False}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
@@ -35,7 +33,6 @@ class Optimizer:
     2017). `weight_decay_on_norm: false` spares biases and the parameters of normalisation layers.
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     name: Literal["sgd"] = "sgd"
     lr: Annotated[float, Gt(0), Lt(1e6)] = 0.1
     lr_batch: Annotated[int, Ge(1), Le(1_000_000_000)] | None = None
@@ -54,7 +51,6 @@ class Schedule:
     `warmup_epochs`.
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     name: Literal["constant", "cosine", "step"] = "cosine"
     warmup_epochs: Annotated[float, Ge(0), Le(10_000)] = 0.0
     step_epochs: Annotated[int, Gt(0)] = 30
@@ -90,7 +86,6 @@ def limit_of(seconds: int) -> str:
 class Resources:
     """What a run asks a scheduler for; `gpus_per_node: 0` is a run on CPUs."""
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     nodes: Annotated[int, Ge(1), Le(10_000)] = 1
     gpus_per_node: Annotated[int, Ge(0), Le(64)] = 0
     cpus_per_gpu: Annotated[int, Ge(1), Le(1024)] = 1
@@ -112,7 +107,6 @@ class Container:
     folders that ranks need besides results and data, read-only and under the same name.
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     runtime: Runtime = "none"
     image: str | None = None
     inject: bool = False
@@ -130,7 +124,6 @@ class Input:
     later runs in $HPCBENCH_CACHE.
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     workers: Annotated[int, Ge(0), Le(1024)] | None = None
     stage: str | None = None
     disk_cache: bool = False
@@ -138,8 +131,8 @@ class Input:
 
 # Fields that change neither what is learnt nor how fast: they are no part of a run's identity.
 NOT_IDENTITY = (
-    "name", "repeat", "save_weights", "checkpoint", "resources.time", "container.image", "container.inject",
-    "container.binds", "timeout_s",
+    "name", "repeat", "save_weights", "checkpoint", "probe", "measure_exchange", "resources.time",
+    "container.image", "container.inject", "container.binds", "timeout_s",
 )  # fmt: skip
 
 
@@ -153,12 +146,13 @@ class RunSpec:
     `accumulation` splits each rank's batch into that many micro-batches; it never changes the global batch.
     `checkpoint` says after which epochs the state is kept for going on later: `auto` now and then, so that
     short runs never do it.
+    `probe` lets the job measure the ceilings of the node first, where they are not known; `measure_exchange`
+    adds some steps with and without the exchange after the training. Both leave the run itself as it is.
     `steps_per_epoch` ends an epoch after that many steps at most; `declared_id` is the run id of the run as
     the sweep file has it, which keeps apart two runs that `--smoke` scales down to the same. Only `--smoke`
     sets these two.
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     name: str
     repeat: Annotated[int, Ge(0)] = 0
     strategy: str
@@ -194,6 +188,8 @@ class RunSpec:
     timeout_s: Annotated[float, Gt(0), Le(86_400)] = 300.0
     save_weights: bool = False
     checkpoint: Checkpointing = "auto"
+    probe: bool = True
+    measure_exchange: bool = False
     teaching: bool = False
     smoke: bool = False
     declared_id: str | None = None

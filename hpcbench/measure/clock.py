@@ -127,6 +127,11 @@ class Clock:
         return WindowTimes(wall_s, phase_s, step_s)
 
 
+def marker_for(device: torch.device) -> Marker:
+    """Return the timeline of a rank's device."""
+    return DeviceMarker(device) if device.type == "cuda" else HostMarker()
+
+
 def clock_for(device: torch.device) -> Clock:
     """Return the clock for a rank's device."""
-    return Clock(DeviceMarker(device) if device.type == "cuda" else HostMarker())
+    return Clock(marker_for(device))

@@ -35,9 +35,12 @@ class ComputeCeiling(Ceiling):
     """
 
     model: str
+    stem: str | None = None
     dataset: str  # whose image shape and classes the model has
+    dataset_options: str = "{}"  # as JSON, keys sorted: images may be of several sizes
     precision: str
     batch: int  # per device
+    accumulation: int = 1
     channels_last: bool
     compiled: bool
     ranks: int
@@ -56,6 +59,7 @@ class InputCeiling(Ceiling):
     """The loader alone, all local ranks at once: no model, every batch taken and dropped."""
 
     dataset: str
+    dataset_options: str = "{}"  # as JSON, keys sorted
     cache: str
     workers: int
     batch: int

@@ -18,7 +18,8 @@ from typing import Any
 import orjson
 
 from hpcbench.records.events import HEADER, SCHEMA, Steps
-from hpcbench.records.reader import SCALARS, Line, Record, read_events, record_of
+from hpcbench.records.lines import SCALARS, Line
+from hpcbench.records.reader import Record, read_events, record_of
 
 FIELDS = tuple(each.name for each in dataclasses.fields(Steps))
 PLACE = {name: place for place, name in enumerate(FIELDS)}

@@ -53,6 +53,19 @@ class RunFolder:
         """Return the file in which rank 0 says where the others find it."""
         return self.path / f"rendezvous.a{attempt}.json"
 
+    @property
+    def probe(self) -> Path:
+        """Of a folder that is no run but a probe: the runs whose ceilings are measured."""
+        return self.path / "probe.json"
+
+    def measured(self, attempt: int, node: int) -> Path:
+        """Return the file into which the processes of a probe write the ceilings of their node."""
+        return self.path / f"ceilings.a{attempt}.node{node}.jsonl"
+
+    def measured_files(self) -> list[Path]:
+        """List what `measured` names, of all attempts and nodes."""
+        return sorted(self.path.glob("ceilings.a*.node*.jsonl"))
+
     def event_files(self) -> list[EventFile]:
         """List all record files, ranks before supervisors, in a stable order."""
         found = [EventFile.parse(path) for path in self.path.glob("events.a*.jsonl")]
@@ -150,6 +163,19 @@ class ResultsFolder:
     def jobs(self) -> Path:
         """What submitit keeps of the jobs, and their plans."""
         return self.path / "jobs"
+
+    @property
+    def ceilings(self) -> Path:
+        """What each node can do at most: `<host>.jsonl`."""
+        return self.path / "ceilings"
+
+    def ceilings_of(self, host: str) -> Path:
+        """Return the file of a node's ceilings."""
+        return self.ceilings / f"{host}.jsonl"
+
+    def ceiling_files(self) -> list[Path]:
+        """List the files of ceilings, by host."""
+        return sorted(self.ceilings.glob("*.jsonl"))
 
     @property
     def report(self) -> Path:

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from hpcbench.config.placement import Placement
 from hpcbench.errors import InputError
+from hpcbench.measure.environment import bind_to
 from hpcbench.records.events import Interrupted, RunFailed
 from hpcbench.records.layout import RunFolder
 from hpcbench.records.writer import EventWriter
@@ -35,6 +36,7 @@ def main() -> int:
     spec, declared = read_spec(folder)
     path = folder.events(placement.attempt, placement.rank)
     writer = EventWriter(path, run_id=spec.run_id, attempt=placement.attempt, rank=placement.rank)
+    bind_to(placement.cores)
     session = Session(spec, declared, placement, writer)
     session.listen_for_stop()
     status = _guarded(session)
@@ -56,7 +58,12 @@ def _guarded(session: Session) -> int:
 
 
 def _train(session: Session) -> None:
-    if STRATEGIES[session.spec.strategy].torch_free:
+    if session.folder.probe.exists():
+        check_data_early(session)
+        from hpcbench.training import probing
+
+        probing.run(session)
+    elif STRATEGIES[session.spec.strategy].torch_free:
         from hpcbench.training import pretend
 
         pretend.run(session)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hpcbench.analysis.audit.findings import Finding, Rule, Scope
 from hpcbench.analysis.audit.rules import RULES
 from hpcbench.config.spec import Group, Optimizer
+from hpcbench.records.ceilings import Ceiling, CopyCheck
 from hpcbench.records.events import Check, Epoch, Evaluation, RunFinished, Steps
 from tests.audit.judging import codes, errors, findings, group
-from tests.audit.written import ENVIRONMENT, Change, alone, changing, run, unchanged, write
+from tests.audit.written import ENVIRONMENT, Change, alone, changing, run, telemetry, unchanged, write
+from tests.ceilings import written as ceilings
 
 Write = Callable[[Path], Sequence[Group] | None]
 ROW = "suspect"
@@ -105,6 +108,31 @@ def elsewhere(results: Path) -> None:
     )
 
 
+def held_against(change: Change, *some: Ceiling) -> Write:
+    """Return what writes a run with a change beside an honest one, and the ceilings of their node."""
+
+    def written(results: Path) -> None:
+        suspect(change)(results)
+        ceilings.write(results / "ceilings" / "n1.jsonl", some)
+
+    return written
+
+
+def with_broken_copies(results: Path) -> None:
+    """Write an honest run on a node whose devices cannot copy."""
+    write(results, run("honest"))
+    check = CopyCheck(device="H200", pairs=["0 1", "1 0"], broken=["1 0"])
+    ceilings.write(results / "ceilings" / "n1.jsonl", [check])
+
+
+# An honest step takes about 20 ms; these are the ceilings of a node that allows it.
+NODE = [
+    ceilings.compute(seconds=0.012), ceilings.loader(), ceilings.link(), ceilings.link("broadcast"),
+    ceilings.matrix(),
+]  # fmt: skip
+HOT = ["hw_thermal_slowdown"]
+
+
 def rivals(step_s: float, noise: float) -> Write:
     """Return what writes two runs of much the same or of very different speed."""
 
@@ -154,6 +182,13 @@ BROKEN: dict[str, Write] = {
     "converged-too-fast": beside_one_process(learns=0.05),
     "converged-too-slow": beside_one_process(learns=0.9),
     "busy-machine": suspect(unchanged, environment={**ENVIRONMENT, "load_1min": 30.0}),
+    # Half the wall time: twice what the devices have ever reached alone.
+    "above-ceiling": held_against(changing(Steps, wall_s=lambda e: 0.5 * e.wall_s), *NODE),
+    # All-reduces of 96 kB in no time.
+    "below-floor": held_against(
+        changing(Steps, exchange_s=lambda e: 1e-6 * e.steps, other_s=lambda e: 0.17 * e.wall_s), *NODE
+    ),
+    "throttled": suspect(unchanged, telemetry=[telemetry(device_throttle=[HOT] * 2 + [[""]] * 8)]),
     "cpu-oversubscribed": suspect(unchanged, warnings=["cpu-oversubscribed"]),
     "environment-differs": elsewhere,
     "emulated": suspect(unchanged, emulated=True),
@@ -168,9 +203,16 @@ CLEAN: dict[str, Write] = {
     "converged-too-fast": beside_one_process(learns=0.7),
     "converged-too-slow": beside_one_process(learns=0.7),
     "difference-not-significant": rivals(0.03, 0.01),
+    "above-ceiling": held_against(unchanged, *NODE),
+    "below-floor": held_against(unchanged, *NODE),
+    "throttled": suspect(
+        unchanged, telemetry=[telemetry(device_throttle=[["gpu_idle|applications_clocks_setting"]] * 10)]
+    ),
+    "busy-machine": suspect(unchanged, telemetry=[telemetry()]),
 }
 ONLY_TABLES = {"batch-size-ambiguous", "unreadable-cell"}
-FROM_RECORDS = [rule for rule in RULES if rule.code not in ONLY_TABLES]
+OF_NODES = {"copies-broken"}
+FROM_RECORDS = [rule for rule in RULES if rule.code not in ONLY_TABLES | OF_NODES]
 
 
 def judged(written: Write, results: Path) -> list[Finding]:
@@ -199,6 +241,67 @@ def test_a_rule_is_silent_on_a_clean_run(rule: Rule, tmp_path: Path) -> None:
     found = judged(CLEAN.get(rule.code, rivals(0.03, 0.01)), tmp_path / "r")
     assert rule.code not in {each.code for each in found}
     assert not errors(found)
+
+
+def test_copies_that_break_are_told_of_the_node(tmp_path: Path) -> None:
+    """It is about no row alone; a node whose copies arrive is not mentioned."""
+    found = judged(with_broken_copies, tmp_path / "r")
+    assert [(each.code, each.scope, each.rows) for each in errors(found)] == [
+        ("copies-broken", Scope.SWEEP, ())
+    ]
+    whole = CopyCheck(device="H200", pairs=["0 1", "1 0"], broken=[])
+    ceilings.write(tmp_path / "r" / "ceilings" / "n1.jsonl", [whole])
+    assert not errors(findings(tmp_path / "r"))
+
+
+@pytest.mark.parametrize(
+    ("seen", "code"),
+    [
+        ({"other_cpu_cores": [1.0] * 10}, "busy-machine"),
+        ({"other_cpu_cores": [4.0] + [0.0] * 9}, None),  # a moment of it
+        ({"device_other_processes": [1] * 10}, "busy-machine"),
+        ({"cpu_mhz": [3000.0] * 7 + [2000.0] * 3}, "throttled"),
+        ({"cpu_mhz": [None] * 10}, None),
+        ({"cpu_mhz": [3000.0] * 7 + [1000.0] * 3, "cpu_percent": [90.0] * 7 + [5.0] * 3}, None),  # it slept
+        ({"device_throttle": [["sw_power_cap"]] * 3 + [[""]] * 7}, "throttled"),
+        ({"device_throttle": [["sw_power_cap"]] + [[""]] * 9}, None),
+        ({"device_throttle": [["", "sw_thermal_slowdown"]] * 10}, "throttled"),
+    ],
+)
+def test_telemetry_is_judged(tmp_path: Path, seen: dict[str, Any], code: str | None) -> None:
+    """Other processes, heat and power limits are told of; what a system always does is not."""
+    write(tmp_path / "r", run(ROW), telemetry=[telemetry(**seen)])
+    assert codes(findings(tmp_path / "r"), ROW) == ({code} if code else set())
+
+
+def test_two_readings_are_an_accident(tmp_path: Path) -> None:
+    """A run of two seconds says too little of its machine."""
+    few = {name: values[:2] for name, values in vars(telemetry()).items() if isinstance(values, list)}
+    short = telemetry(**few | {"other_cpu_cores": [8.0, 8.0]})
+    write(tmp_path / "r", run(ROW), telemetry=[short])
+    assert codes(findings(tmp_path / "r"), ROW) == set()
+
+
+def test_ceilings_of_another_batch_are_not_held_against_a_run(tmp_path: Path) -> None:
+    """What was carried over is an extrapolation, and no figure is an error for its sake."""
+    held_against(unchanged, ceilings.compute(batch=64, seconds=0.001))(tmp_path / "r")
+    assert "above-ceiling" not in codes(findings(tmp_path / "r"), ROW)
+
+
+def test_a_step_shorter_than_its_multiplications_is_below_its_floor(tmp_path: Path) -> None:
+    """64 images of 1 GFLOP each on two devices of 10 GFLOP/s take seconds, even with fast convolutions."""
+    held_against(unchanged, ceilings.compute(flop_per_image=10**9), ceilings.matrix())(tmp_path / "r")
+    told = [
+        each.message for each in findings(tmp_path / "r") if each.code == "below-floor" and ROW in each.rows
+    ]
+    assert told and "matrix rate" in told[0]
+
+
+def test_a_file_of_ceilings_that_is_broken_is_a_problem_and_no_end(tmp_path: Path) -> None:
+    """Runs are audited without it."""
+    held_against(unchanged, *NODE)(tmp_path / "r")
+    (tmp_path / "r" / "ceilings" / "n1.jsonl").write_text("{}\n{")
+    assert not errors(findings(tmp_path / "r"))
 
 
 def test_samples_counted_four_for_three_are_told_so(tmp_path: Path) -> None:
@@ -250,6 +353,32 @@ def test_what_promises_no_parity_is_not_held_to_it(tmp_path: Path) -> None:
     write(tmp_path / "r", run("short", strategy_options={"compression": "fp16"}), other)
     write(tmp_path / "r", run("local", strategy="local_sgd", strategy_options={"local_steps": 4}), other)
     assert "parity-failed" not in {each.code for each in findings(tmp_path / "r")}
+
+
+@pytest.mark.parametrize(
+    ("course", "wrong_step", "is_told"),
+    [
+        ([2.35, 2.1, 1.9, 1.8, 1.7], 3, True),
+        ([2.35, 2.91, 4.73, 7.98, 7.9], 3, False),
+        ([2.35, 2.91, 4.73, 7.98, 7.9], 1, True),
+    ],
+)
+def test_parity_is_not_judged_where_descent_goes_up(
+    tmp_path: Path, course: list[float], wrong_step: int, is_told: bool
+) -> None:
+    """3 % at a later step is an error where the loss falls, and rounding where it has risen before."""
+
+    def losses(wrong: bool) -> Change:
+        def told(event: Steps) -> list[float]:
+            steps = range(event.first_step, event.first_step + event.steps)
+            off = {wrong_step: 1.03} if wrong else {}
+            return [32 * course[min(step, 4)] * off.get(step, 1.0) for step in steps]
+
+        return changing(Steps, loss_sum=told)
+
+    write(tmp_path / "r", run("honest"), losses(False))
+    write(tmp_path / "r", run(ROW, strategy="collective"), losses(True))
+    assert ("parity-failed" in codes(findings(tmp_path / "r"), ROW)) is is_told
 
 
 def test_unfinished_runs_are_not_judged(tmp_path: Path) -> None:

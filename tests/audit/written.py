@@ -13,7 +13,17 @@ from typing import Any
 
 from hpcbench.config.spec import RunSpec
 from hpcbench.records import ledger
-from hpcbench.records.events import Check, Epoch, Evaluation, Event, RunFinished, RunStarted, Steps, Updates
+from hpcbench.records.events import (
+    Check,
+    Epoch,
+    Evaluation,
+    Event,
+    RunFinished,
+    RunStarted,
+    Steps,
+    Telemetry,
+    Updates,
+)
 from hpcbench.records.layout import ResultsFolder
 from hpcbench.records.writer import EventWriter
 
@@ -41,6 +51,7 @@ class Story:
     warnings: list[str] = field(default_factory=list)
     emulated: bool = False
     staleness: list[int] = field(default_factory=list)
+    telemetry: list[Telemetry] = field(default_factory=list)
 
 
 def run(name: str = "ddp", **fields: Any) -> RunSpec:
@@ -83,6 +94,16 @@ def changing(kind: type[Event], rank: int | None = None, **fields: Any) -> Chang
     return change
 
 
+def telemetry(**fields: Any) -> Telemetry:
+    """Return ten readings of a node that does nothing else; a single value stands for ten of it."""
+    n = 10
+    quiet: dict[str, Any] = {
+        "read_ns": list(range(n)), "cpu_percent": [90.0] * n, "load": [1.0] * n, "cpu_mhz": [3000.0] * n,
+        "memory_used_bytes": [10**9] * n, "other_cpu_cores": [0.02] * n,
+    }  # fmt: skip
+    return Telemetry(host="n1", reading_s=0.001, **quiet | fields)
+
+
 class _Writer:
     def __init__(self, results: Path, spec: RunSpec, story: Story) -> None:
         self.folder, self.spec, self.story = ResultsFolder(results), spec, story
@@ -100,6 +121,11 @@ class _Writer:
         wall_s = [self._walls() for _ in range(spec.epochs or 1)]  # the barriers make them everybody's
         for rank in range(spec.ranks):
             self._file(rank, self._events(rank, wall_s), change)
+        if self.story.telemetry:
+            seen = self.at.supervisor_events(1, 0)
+            with EventWriter(seen, run_id=spec.run_id, attempt=1, rank=None) as writer:
+                for line in self.story.telemetry:
+                    writer.write(line)
         for server in range(spec.servers):
             self._file(spec.ranks + server, self._served(), change)
 

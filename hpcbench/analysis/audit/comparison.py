@@ -14,8 +14,8 @@ from hpcbench.analysis.figures import devices
 
 # What says nothing about how a run was done, or differs by its nature.
 NOT_COMPARED = (
-    "name", "repeat", "seed", "save_weights", "timeout_s", "teaching", "smoke", "declared_id", "data_shards",
-    "updates_per_step", "servers",
+    "name", "repeat", "seed", "save_weights", "probe", "measure_exchange", "timeout_s", "teaching", "smoke",
+    "declared_id", "data_shards", "updates_per_step", "servers",
 )  # fmt: skip
 NOT_COMPARED_PARTS = ("resources", "container")
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from hpcbench.analysis.audit.findings import Observation
+from hpcbench.analysis.ceilings import Ceilings
 from hpcbench.analysis.figures import Figures, accuracy_pct
 from hpcbench.analysis.history import History, State
 from hpcbench.analysis.windows import Windows
@@ -78,6 +79,7 @@ class Evidence:
     rows: tuple[RunRow, ...] = ()
     classes: tuple[Comparison, ...] = ()
     groups: tuple[Comparison, ...] = field(default=())
+    ceilings: Ceilings = field(default_factory=Ceilings)
 
 
 def evidence(loaded: Loaded, groups: Sequence[Group] = ()) -> Evidence:
@@ -96,8 +98,9 @@ def evidence(loaded: Loaded, groups: Sequence[Group] = ()) -> Evidence:
             names[run.name].add(experiment)
     rows = {name: RunRow(experiment=name, repeats=tuple(found)) for name, found in sorted(repeats.items())}
     return Evidence(
-        rows=tuple(rows.values()), classes=_classes(rows.values()), groups=tuple(_groups(rows, names, groups))
-    )
+        rows=tuple(rows.values()), classes=_classes(rows.values()),
+        groups=tuple(_groups(rows, names, groups)), ceilings=loaded.ceilings,
+    )  # fmt: skip
 
 
 def _classes(rows: Iterable[RunRow]) -> tuple[Comparison, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hpcbench.analysis.audit.evidence import Comparison, Repeat, RunRow
     from hpcbench.analysis.audit.foreign.table import Table
+    from hpcbench.analysis.ceilings import Ceilings
     from hpcbench.analysis.pairs import Pair
 
 
@@ -76,6 +77,8 @@ class Rule:
     advice: str
     source: str = ""
     of_repeat: Callable[[Repeat], Observation | None] | None = None
+    of_ceilings: Callable[[Repeat, Ceilings], Observation | None] | None = None
+    of_nodes: Callable[[Ceilings], Seen] | None = None
     of_row: Callable[[RunRow], Observation | None] | None = None
     of_class: Callable[[Comparison], Seen] | None = None
     of_group: Callable[[Comparison], Seen] | None = None

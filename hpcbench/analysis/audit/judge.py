@@ -7,10 +7,12 @@ from itertools import pairwise
 
 import pandas as pd
 
-from hpcbench.analysis.audit.evidence import Comparison, Evidence, RunRow
+from hpcbench.analysis.audit.evidence import Comparison, Evidence, Repeat, RunRow
 from hpcbench.analysis.audit.findings import Finding, Observation, Rule, Scope, Severity
 from hpcbench.analysis.audit.foreign.table import Table
 from hpcbench.analysis.audit.rules import RULES
+from hpcbench.analysis.ceilings import Ceilings
+from hpcbench.analysis.limits import of_node
 from hpcbench.analysis.ranking import Ranking, rank
 
 ORDER = tuple(Severity)
@@ -62,10 +64,12 @@ def _of_rule(rule: Rule, evidence: Evidence) -> Iterator[Finding]:
 
 def _all_of_rule(rule: Rule, evidence: Evidence) -> Iterator[Finding]:
     for row in evidence.rows:
-        if rule.of_repeat and (seen := _of_repeats(rule, row)):
+        if seen := _of_repeats(rule, row, evidence.ceilings):
             yield rule.finding(seen, row.experiment)
         if rule.of_row and (seen := rule.of_row(row)):
             yield rule.finding(seen, row.experiment)
+    if rule.of_nodes:
+        yield from map(rule.finding, rule.of_nodes(evidence.ceilings))
     for judge, comparisons in ((rule.of_class, evidence.classes), (rule.of_group, evidence.groups)):
         for comparison in _comparable(comparisons) if judge else ():
             yield from map(rule.finding, judge(comparison) if judge else ())
@@ -75,15 +79,26 @@ def _comparable(comparisons: Iterable[Comparison]) -> Iterator[Comparison]:
     return (comparison for comparison in comparisons if len(comparison.rows) > 1)
 
 
-def _of_repeats(rule: Rule, row: RunRow) -> Observation | None:
+def _of_repeats(rule: Rule, row: RunRow, ceilings: Ceilings) -> Observation | None:
     """Return the first observation of any repeat, saying how many repeats are like that."""
-    seen = [(each.spec.repeat, found) for each in row.repeats if (found := each.observed.get(rule.code))]
+    seen = [
+        (repeat.spec.repeat, found)
+        for repeat in row.repeats
+        if (found := _of_repeat(rule, repeat, ceilings)) is not None
+    ]
     if not seen:
         return None
     numbers = [number for number, _ in seen]
     first = seen[0][1]
     also = f" (r{numbers[0]}; {len(numbers)} of {len(row.repeats)} repeats)" if len(row.repeats) > 1 else ""
     return Observation(message=f"{first.message}{also}", figures={**first.figures, "repeats": numbers})
+
+
+def _of_repeat(rule: Rule, repeat: Repeat, ceilings: Ceilings) -> Observation | None:
+    seen = repeat.observed.get(rule.code)
+    if seen is None and rule.of_ceilings and ceilings:
+        seen = rule.of_ceilings(repeat, of_node(repeat.history, ceilings))
+    return seen
 
 
 def condemned(findings: Iterable[Finding]) -> set[str]:

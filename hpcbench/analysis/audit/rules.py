@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from hpcbench.analysis.audit import comparison, learning, machine, repeats, replicas, samples, timing
+from hpcbench.analysis.audit import (
+    ceilings,
+    comparison,
+    learning,
+    machine,
+    repeats,
+    replicas,
+    samples,
+    timing,
+)
 from hpcbench.analysis.audit.findings import Rule
 from hpcbench.analysis.audit.foreign import cells
 
@@ -12,6 +21,7 @@ TOPICS: dict[str, tuple[Rule, ...]] = {
     "Replicas": replicas.RULES,
     "Comparisons": comparison.RULES,
     "Learning": learning.RULES,
+    "Ceilings": ceilings.RULES,
     "Machine": machine.RULES,
     "Repeats": repeats.RULES,
     "Tables of others": cells.RULES,
@@ -60,6 +70,8 @@ def _section(rule: Rule) -> str:
 def _judges(rule: Rule) -> list[str]:
     of_records = (rule.of_repeat, rule.of_row, rule.of_class, rule.of_group, rule.of_pair)
     told = ["records"] if any(of_records) else []
+    told += ["records held against ceilings"] if rule.of_ceilings else []
+    told += ["ceilings"] if rule.of_nodes else []
     return [*told, "tables"] if rule.of_table else told
 
 

@@ -15,10 +15,12 @@ from typing import Any
 
 from hpcbench.cluster.claim import AlreadyClaimedError, Claim, claim_next, latest_claim, read_claim
 from hpcbench.cluster.inbox import Inbox
-from hpcbench.cluster.job import Work, say, submitters_environment
+from hpcbench.cluster.job import Work, submitters_environment
+from hpcbench.cluster.joblog import say
 from hpcbench.cluster.jobs import is_over, write_identity
 from hpcbench.cluster.machine import this_machine
 from hpcbench.cluster.plan import JobPlan, element_id, read_plan, run_key
+from hpcbench.cluster.probing import probe_first
 from hpcbench.cluster.ranks import RankSet
 from hpcbench.cluster.seats import ranks_on
 from hpcbench.cluster.slurm import requeue
@@ -126,6 +128,7 @@ def lead(plan: JobPlan, here: Here, inbox: Inbox) -> int:
         work = replace(work, others=others)
     runs = here.part_of(plan.runs)
     with kept_staged(Path(plan.results), runs):
+        probe_first(work, runs)
         for name, repeat in runs:
             if inbox.stopped() or (work.others and work.others.lost):
                 break
@@ -152,12 +155,12 @@ def follow(plan: JobPlan, here: Here, inbox: Inbox) -> int:
     )
 
     def assign(order: Message) -> tuple[Assignment, dict[int, dict[str, str]]]:
-        folder = ResultsFolder(Path(plan.results)).run(order["name"], order["repeat"])
+        folder = RunFolder(Path(order["folder"]))
         stored = read_stored(folder)
         task = work.assignment(stored, read_claim(folder, order["attempt"]))
         task = replace(task, node=here.node, address=wire.peer)
         mine = ranks_on(stored.spec, here.node)
-        say(f"{run_key(order['name'], order['repeat'])}: ranks {', '.join(map(str, mine)) or 'none'}")
+        say(f"{run_key(stored.spec.name, stored.spec.repeat)}: ranks {', '.join(map(str, mine)) or 'none'}")
         return task, {rank: rank_environment(task, rank) for rank in mine}
 
     with kept_staged(Path(plan.results), here.part_of(plan.runs)):

@@ -62,7 +62,7 @@ class Party:
         self._gone: set[int] = set()
         self.label = f"{run_key(spec.name, spec.repeat)} a{claim.attempt}"
         others.party = self
-        order = {"do": "start", "of": self.label, "name": spec.name, "repeat": spec.repeat}
+        order = {"do": "start", "of": self.label, "folder": str(claim.folder.path)}
         others.post.send_all(order | {"attempt": claim.attempt})
 
     def start(self, rank: int, environment: Mapping[str, str], log: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpcbench.cluster.claim import latest_claim
 from hpcbench.cluster.inbox import Inbox
-from hpcbench.cluster.job import say
+from hpcbench.cluster.joblog import say
 from hpcbench.cluster.plan import JobPlan, run_key
 from hpcbench.cluster.slurm.ask import SlurmError, ask
 from hpcbench.cluster.slurm.here import Here

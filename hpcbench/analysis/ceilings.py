@@ -1,0 +1,290 @@
+"""The ceilings of nodes, and what they say of a run: its compute, its input, its link, its matrix rate.
+
+What was measured for exactly this run is taken as it is. Where a batch or a number of ranks was not
+measured, the nearest measurements are carried over, and what was assumed then is said in a sentence: such a
+figure is an extrapolation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import TypeVar
+
+from hpcbench.analysis.link import Line, LinkFit, fit
+from hpcbench.analysis.predict_traffic import Model
+from hpcbench.config.spec import RunSpec
+from hpcbench.records.ceiling_files import MeasuredCeiling, newest
+from hpcbench.records.ceilings import (
+    Ceiling,
+    ComputeCeiling,
+    CopyCheck,
+    InputCeiling,
+    LinkCeiling,
+    MatrixCeiling,
+    TransferCeiling,
+)
+
+C = TypeVar("C", bound=Ceiling)
+CPU = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """What a step costs a device that trains alone, in seconds.
+
+    `fixed_s` is the part of `forward_backward_s` that does not depend on the batch (launching operations),
+    where several batches were measured. `fastest_s` is the shortest whole step that was seen.
+    """
+
+    forward_backward_s: float
+    fixed_s: float
+    update_s: float
+    fastest_s: float
+    flop: float
+    model: Model
+    assumed: tuple[str, ...] = ()
+
+    def repeated(self, times: int) -> Compute:
+        """Return a step of so many of these before one update."""
+        more = (times - 1) * self.forward_backward_s
+        return replace(
+            self,
+            forward_backward_s=self.forward_backward_s + more,
+            fixed_s=times * self.fixed_s,
+            fastest_s=self.fastest_s + more,
+            flop=times * self.flop,
+            assumed=(*self.assumed, "compute as of single micro-batches"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """What the loader needs for one global batch. `serial`: nothing is prepared while the model computes."""
+
+    seconds: float
+    serial: bool
+    assumed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A fitted link, carried over to another number of ranks by the ring formulas where that is needed."""
+
+    fit: LinkFit
+    alpha_factor: float = 1.0
+    bytes_factor: float = 1.0
+    assumed: tuple[str, ...] = ()
+
+    def seconds(self, size_bytes: float) -> float:
+        """Return the time of one operation."""
+        return self.latency_s(size_bytes) + self.bytes_s(size_bytes)
+
+    def latency_s(self, size_bytes: float) -> float:
+        """Return the part of it that does not depend on the size."""
+        return self.alpha_factor * self._line(size_bytes).alpha_s
+
+    def bytes_s(self, size_bytes: float) -> float:
+        """Return the part of it that does."""
+        return self.bytes_factor * size_bytes / self._line(size_bytes).bandwidth_bytes_s
+
+    def _line(self, size_bytes: float) -> Line:
+        return self.fit.line(size_bytes)
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """The newest ceilings of one or several nodes. `blocks` is into how many parts each model can be cut."""
+
+    records: tuple[MeasuredCeiling, ...] = ()
+    blocks: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, records: Iterable[MeasuredCeiling], blocks: Mapping[str, int] | None = None) -> Ceilings:
+        """Return the ceilings that count among all that were ever measured."""
+        return cls(tuple(newest(records)), dict(blocks or {}))
+
+    def __bool__(self) -> bool:
+        return bool(self.records)
+
+    def at(self, host: str | None, device: str | None) -> Ceilings:
+        """Return those of a host; of a host that was not measured those of its kind of device."""
+        kept = [r for r in self.records if device is None or r.ceiling.device == device]
+        own = [r for r in kept if r.host == host]
+        return Ceilings(tuple(own or kept), self.blocks)
+
+    def each(self, kind: type[C]) -> list[C]:
+        """Return the ceilings of a kind."""
+        return [r.ceiling for r in self.records if isinstance(r.ceiling, kind)]
+
+    def for_device(self, spec: RunSpec) -> Ceilings:
+        """Return those that a run's kind of device can have."""
+        kept = [r for r in self.records if (r.ceiling.device == CPU) == (spec.device == CPU)]
+        return Ceilings(tuple(kept), self.blocks)
+
+    def compute(self, spec: RunSpec, *, batch: int | None = None) -> Compute | None:
+        """Return what a device needs to train on a run's batch, or on another one, alone.
+
+        None: nobody has measured this model on such images at this precision.
+        """
+        alike = [c for c in self.for_device(spec).each(ComputeCeiling) if _same_model(c, spec)]
+        same = [c for c in alike if c.accumulation == spec.accumulation]
+        whole = batch or spec.batch_size
+        cpu, blocks = spec.device == CPU, self.blocks.get(spec.model, 1)
+        if same:
+            return _compute(same, whole, _at_once(spec), cpu=cpu, blocks=blocks)
+        whole_batches = [c for c in alike if c.accumulation == 1]
+        if not whole_batches:
+            return None
+        part = whole // spec.accumulation
+        found = _compute(whole_batches, part, _at_once(spec), cpu=cpu, blocks=blocks)
+        return found.repeated(spec.accumulation)
+
+    def input(self, spec: RunSpec) -> Input | None:
+        """Return what the loader of a node needs for a step of all its ranks; None: never measured.
+
+        Ranks that share one batch load it each.
+        """
+        alike = [
+            c for c in self.for_device(spec).each(InputCeiling)
+            if (c.dataset, c.cache) == (spec.dataset, spec.cache)
+            and json.loads(c.dataset_options) == spec.dataset_options
+        ]  # fmt: skip
+        if not alike:
+            return None
+        ranks = local_ranks(spec)
+        found = min(alike, key=lambda c: (_apart(c.ranks, ranks), _apart(c.batch, spec.batch_size)))
+        assumed = () if found.ranks == ranks else (f"input as of {found.ranks} ranks",)
+        seconds = ranks * spec.batch_size / found.images_per_s
+        return Input(seconds=seconds, serial=found.workers == 0, assumed=assumed)
+
+    def link(self, spec: RunSpec, operation: str, ranks: int) -> Link | None:
+        """Return the link of a run for an operation among so many ranks; None: never measured."""
+        alike = [
+            c for c in self.for_device(spec).each(LinkCeiling)
+            if (c.backend, c.operation) == (spec.backend or "nccl", operation) and c.ranks > 1
+        ]  # fmt: skip
+        if not alike:
+            return None
+        nodes = spec.resources.nodes
+        found = min(alike, key=lambda c: (_apart(c.nodes, nodes), _apart(c.ranks, ranks)))
+        assumed = [] if found.nodes == nodes else [f"{operation} as over {found.nodes} nodes"]
+        alpha, size = 1.0, 1.0
+        if operation != "send" and found.ranks != ranks:
+            assumed.append(f"{operation} as of {found.ranks} ranks")
+            alpha, size = _ring_factors(operation, found.ranks, ranks)
+        return Link(
+            fit=_fitted(_Hashed(found)), alpha_factor=alpha, bytes_factor=size, assumed=tuple(assumed)
+        )
+
+    def transfer(self, spec: RunSpec) -> LinkFit | None:
+        """Return the copies from host memory to the device, page-locked where that was measured."""
+        found = sorted(self.for_device(spec).each(TransferCeiling), key=lambda c: not c.pinned)
+        return fit(found[0]) if found else None
+
+    def matrix_flop_per_s(self, spec: RunSpec) -> float | None:
+        """Return the measured matrix rate of one device at the run's precision."""
+        alike = [c for c in self.for_device(spec).each(MatrixCeiling) if c.precision == spec.precision]
+        found = min(alike, key=lambda c: _apart(c.ranks, _at_once(spec)), default=None)
+        return found.flop_per_s if found else None
+
+    def broken_copies(self) -> list[str]:
+        """Return the pairs of devices between which bytes do not arrive as they were."""
+        return [pair for check in self.each(CopyCheck) for pair in check.broken]
+
+
+def _same_model(ceiling: ComputeCeiling, spec: RunSpec) -> bool:
+    """Say whether a ceiling is of the run's network, images and arithmetic."""
+    return (
+        (ceiling.model, ceiling.stem, ceiling.dataset, ceiling.precision)
+        == (spec.model, spec.stem, spec.dataset, spec.precision)
+        and (ceiling.channels_last, ceiling.compiled) == (spec.channels_last, spec.compile)
+        and json.loads(ceiling.dataset_options) == spec.dataset_options
+    )
+
+
+def local_ranks(spec: RunSpec) -> int:
+    """Return the training ranks of a run's fullest node: what competes for its cores and its loader."""
+    return -(-spec.ranks // spec.resources.nodes)
+
+
+def _at_once(spec: RunSpec) -> int:
+    """Return how many devices compute at once on a node; on a CPU each rank is one."""
+    return local_ranks(spec) * (1 if spec.device == CPU else spec.devices)
+
+
+@dataclass(frozen=True)
+class _Hashed:
+    """A link as the key of a table of fits: fitting takes longer than looking up."""
+
+    link: LinkCeiling
+
+    def __hash__(self) -> int:
+        return hash((self.link.backend, self.link.operation, self.link.ranks, self.link.nodes))
+
+
+@cache
+def _fitted(key: _Hashed) -> LinkFit:
+    return fit(key.link)
+
+
+def _apart(a: int, b: int) -> tuple[float, int]:
+    """Return how far two counts are apart, by ratio; of two that are as far the larger one comes first."""
+    return abs(math.log(a / b)), -a
+
+
+def _ring_factors(operation: str, measured: int, ranks: int) -> tuple[float, float]:
+    """Return by what alpha and bytes / bandwidth change with the number of ranks.
+
+    Ring all-reduce: t = 2(n-1) a + 2(n-1)/n S/B (MEASURING, formulas). Broadcast: as many rounds as a
+    binomial tree has, log2 n, each with the whole message (Thakur et al. 2005).
+    """
+    if operation == "all_reduce":
+        return (ranks - 1) / (measured - 1), ((ranks - 1) / ranks) / ((measured - 1) / measured)
+    rounds = math.ceil(math.log2(ranks)) / math.ceil(math.log2(measured))
+    return rounds, rounds
+
+
+def _compute(alike: Sequence[ComputeCeiling], batch: int, ranks: int, *, cpu: bool, blocks: int) -> Compute:
+    nearest = min((c.ranks for c in alike), key=lambda each: _apart(each, ranks))
+    measured = sorted((c for c in alike if c.ranks == nearest), key=lambda c: c.batch)
+    assumed = []
+    crowd = 1.0
+    if nearest != ranks:
+        assumed.append(f"compute as of {nearest} ranks at once")
+        # A GPU does not care for the others. Ranks on a CPU share its cores: together they get no faster.
+        crowd = max(1.0, ranks / nearest) if cpu else 1.0
+    one = min(measured, key=lambda c: _apart(c.batch, batch))
+    fixed_s, each_s = _per_image(measured)
+    if one.batch != batch:
+        names = " and ".join(str(c.batch) for c in measured)
+        assumed.append(f"compute carried over from batches of {names}")
+    exact = one.forward_backward_s if one.batch == batch else fixed_s + each_s * batch
+    scale = exact / one.forward_backward_s
+    return Compute(
+        forward_backward_s=crowd * exact,
+        fixed_s=crowd * min(fixed_s, exact),
+        update_s=crowd * one.update_s,
+        fastest_s=scale * min(one.step_s),
+        flop=one.flop_per_image * batch,
+        model=Model(one.parameter_bytes, one.parameter_tensors, blocks),
+        assumed=tuple(assumed),
+    )
+
+
+def _per_image(measured: Sequence[ComputeCeiling]) -> tuple[float, float]:
+    """Return (seconds of a step without images, seconds of an image): least squares over the batches.
+
+    One batch alone says nothing of a fixed part; a fit with a negative one has none either.
+    """
+    batches = [c.batch for c in measured]
+    seconds = [c.forward_backward_s for c in measured]
+    if len(set(batches)) > 1:
+        slope, intercept = statistics.linear_regression(batches, seconds)
+        if slope > 0 and intercept > 0:
+            return intercept, slope
+    return 0.0, statistics.fmean(s / b for s, b in zip(seconds, batches, strict=True))

@@ -1,0 +1,1 @@
+"""Tests of ceilings, fits and predictions."""

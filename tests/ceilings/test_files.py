@@ -1,0 +1,86 @@
+"""Files of ceilings: what is read, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hpcbench.errors import RecordError
+from hpcbench.records.ceiling_files import newest, read_ceilings
+from hpcbench.records.layout import ResultsFolder
+from tests.ceilings.written import compute, line, link, loader, matrix, node, write
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    """Every kind comes back as it was, with its host, and the folder knows its files."""
+    results = ResultsFolder(tmp_path)
+    write(results.ceilings / "n1.jsonl", node())
+    assert results.ceiling_files() == [results.ceilings / "n1.jsonl"]
+    reading = read_ceilings(results.ceiling_files()[0])
+    assert [each.ceiling for each in reading.records] == node()
+    assert {each.host for each in reading.records} == {"n1"} and reading.torn == 0
+
+
+def test_the_later_of_two_lines_counts(tmp_path: Path) -> None:
+    """The same thing measured again on the same host replaces the first; another batch does not."""
+    path = write(tmp_path / "c.jsonl", [compute(), compute(batch=64), compute(seconds=0.02)])
+    kept = [each.ceiling for each in newest(read_ceilings(path).records)]
+    assert kept == [compute(seconds=0.02), compute(batch=64)]
+
+
+def test_a_torn_last_line_is_dropped_and_counted(tmp_path: Path) -> None:
+    """A probe that was killed loses the line that it was writing."""
+    path = write(tmp_path / "c.jsonl", [compute(), loader()])
+    path.write_text(path.read_text()[:-20])
+    reading = read_ceilings(path)
+    assert [each.ceiling for each in reading.records] == [compute()] and reading.torn == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"ceiling": "ceiling_of_all"}, "unknown ceiling 'ceiling_of_all'"),
+        ({"schema": 99}, "records of schema 99; this hpcbench reads up to 1"),
+        ({"images_per_s": 0.0}, "images_per_s should be more than 0"),
+        ({"images_per_s": "fast"}, "images_per_s should be float"),
+        ({"step_s": [0.1, -1.0]}, "step_s should hold positive numbers"),
+        ({"colour": "red"}, "colour"),
+        ({"dataset_options": "{"}, "dataset_options should be JSON"),
+        ({"host": None}, "host should be a name"),
+    ],
+)
+def test_a_line_that_cannot_be_is_refused(tmp_path: Path, change: dict[str, object], why: str) -> None:
+    """One message with file and line."""
+    path = tmp_path / "c.jsonl"
+    path.write_text(line(matrix()) + json.dumps(json.loads(line(compute())) | change) + "\n")
+    with pytest.raises(RecordError, match=r"c\.jsonl:2: ") as caught:
+        read_ceilings(path)
+    assert why in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seconds": [[0.1]]},
+        {"seconds": []},
+        {"size_bytes": [8, 8], "seconds": [[0.1], [0.1]]},
+        {"size_bytes": [8, 64], "seconds": [[0.1], [0.0]]},
+        {"size_bytes": [8, 64], "seconds": [[0.1], []]},
+    ],
+)
+def test_a_sweep_that_does_not_fit_its_sizes_is_refused(tmp_path: Path, change: dict[str, object]) -> None:
+    """Each size has its times, sizes grow, and no time is 0."""
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps(json.loads(line(link())) | change) + "\n")
+    with pytest.raises(RecordError, match="seconds should hold a list"):
+        read_ceilings(path)
+
+
+def test_a_line_without_its_header_is_refused(tmp_path: Path) -> None:
+    """The message names what is missing."""
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"ceiling": "matrix_ceiling"}\n')
+    with pytest.raises(RecordError, match="without schema, host, time_ns"):
+        read_ceilings(path)

@@ -1,0 +1,63 @@
+"""The fit of a link finds what the link was made of, and says how well it does."""
+
+from __future__ import annotations
+
+import pytest
+
+from hpcbench.analysis.link import bandwidths, fit
+from tests.ceilings.written import SIZES, link
+
+
+def test_one_line_is_found_again() -> None:
+    """Alpha, bandwidth, and no error; also between and beyond the sizes that were measured."""
+    found = fit(link(alpha_s=2e-4, bandwidth=5e8))
+    assert len(found.lines) == 1
+    assert found.latency_s == pytest.approx(2e-4) and found.bandwidth_bytes_s == pytest.approx(5e8)
+    for size in (100, 12_345, 10**9):
+        assert found.seconds(size) == pytest.approx(2e-4 + size / 5e8)
+    assert found.seconds(0) == 0
+    assert found.left_out_error == pytest.approx(0, abs=1e-9) and found.repeatability == pytest.approx(0)
+
+
+def test_a_knee_takes_a_second_line() -> None:
+    """Where a library changes its algorithm one line is off, and two are not."""
+    made = link(alpha_s=1e-4, bandwidth=1e9, knee_bytes=2**16)
+    found = fit(made)
+    assert len(found.lines) == 2
+    assert SIZES[5] < found.lines[0].until_bytes < SIZES[6]
+    assert found.seconds(2**12) == pytest.approx(1e-4 + 2**12 / 1e9)
+    assert found.seconds(2**24) == pytest.approx(5e-4 + 2 * 2**24 / 1e9)
+
+
+def test_noise_does_not_make_lines() -> None:
+    """Measurements that scatter by 20 % are met by one line within what they repeat to, or nearly."""
+    found = fit(link(noise=0.2))
+    assert found.left_out_error is not None and found.repeatability is not None
+    assert 0.02 < found.repeatability < 0.2
+    assert found.left_out_error < 0.25
+
+
+def test_alpha_and_bandwidth_are_never_negative() -> None:
+    """A link whose large messages are cheaper than linear still has sizes that cost time."""
+    odd = link(seconds=[[1e-3 / (1 + k)] for k in range(len(SIZES))])
+    found = fit(odd)
+    assert all(each.alpha_s >= 0 and each.bandwidth_bytes_s > 0 for each in found.lines)
+    assert found.repeatability is None
+
+
+def test_few_sizes_are_no_reason_to_fail() -> None:
+    """One or two sizes give a line; an error at left-out sizes is not known."""
+    for n in (1, 2):
+        few = link(size_bytes=SIZES[:n], seconds=[[1e-4]] * n)
+        found = fit(few)
+        assert found.left_out_error is None
+        assert found.seconds(SIZES[0]) == pytest.approx(1e-4)
+
+
+def test_bandwidths_are_those_of_nccl_tests() -> None:
+    """busbw is algbw x 2(n-1)/n for an all-reduce, and algbw for what crosses the link once."""
+    reduced = bandwidths(link(ranks=4))[-1]
+    assert reduced.algbw_bytes_s == pytest.approx(SIZES[-1] / reduced.seconds)
+    assert reduced.busbw_bytes_s == pytest.approx(1.5 * reduced.algbw_bytes_s)
+    sent = bandwidths(link("send"))[-1]
+    assert sent.busbw_bytes_s == sent.algbw_bytes_s
