@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_retry(verbs)
     _add_clean(verbs)
     _add_probe(verbs)
+    _add_predict(verbs)
     _add_doctor(verbs)
     return parser
 
@@ -232,6 +233,33 @@ def _probe(given: argparse.Namespace) -> int:
         data=given.data, json=given.json,
     )  # fmt: skip
     return probe(wanted, CATALOG)
+
+
+def _add_predict(verbs: Verbs) -> None:
+    add = _verb(verbs, "predict", _predict, "what the runs of a sweep should reach, from measured ceilings")
+    add("sweep", type=Path, metavar="SWEEP.yaml", help="its runs, and up to twice their ranks")
+    add(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="where the sweep has its results: ceilings, and what was measured (results)",
+    )
+    add("--ceilings", type=Path, metavar="FILE", help="ceilings of another node, as probe --out writes them")
+    _add_settings(add)
+    add("--json", action="store_true", help="as JSON")
+
+
+def _predict(given: argparse.Namespace) -> int:
+    from hpcbench.catalog import CATALOG
+    from hpcbench.cluster.machine import this_machine
+    from hpcbench.cluster.show import console
+    from hpcbench.config.load import load_sweep
+    from hpcbench.report.predict import predict_sweep
+
+    gpus = len(this_machine().gpus)
+    sweep = load_sweep([given.sweep], CATALOG, settings=given.settings, default_gpus_per_node=gpus)
+    return predict_sweep(sweep, given.results, given.ceilings, as_json=given.json, console=console())
 
 
 def _add_status(verbs: Verbs) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -72,6 +72,16 @@ class RankSet(Protocol):
         """Leave nothing behind."""
 
 
+class Observer(Protocol):
+    """Who looks at this node while ranks work."""
+
+    def start(self, sessions: Collection[int]) -> None:
+        """Begin; the ranks lead these sessions."""
+
+    def stop(self) -> None:
+        """End."""
+
+
 class Enclosure(Protocol):
     """Where the ranks of this node run: on the machine itself, or in containers."""
 
@@ -121,8 +131,14 @@ class Ranks:
     innocent process group.
     """
 
-    def __init__(self, report: Callable[[Exit], None], enclose: Callable[[], Enclosure] = OnMachine) -> None:
+    def __init__(
+        self,
+        report: Callable[[Exit], None],
+        enclose: Callable[[], Enclosure] = OnMachine,
+        observer: Observer | None = None,
+    ) -> None:
         self._report = report
+        self._observer = observer
         # Now and not at the first start: what it takes is no part of any rank's time.
         self._refused: ContainerError | None = None
         try:
@@ -155,6 +171,8 @@ class Ranks:
         """Report each rank's end at once. Called when all are started: no thread lives while one forks."""
         for rank, process in self._processes.items():
             threading.Thread(target=self._wait_for, args=(rank, process.pid), daemon=True).start()
+        if self._observer and self._processes:
+            self._observer.start([process.pid for process in self._processes.values()])
 
     def _wait_for(self, rank: int, pid: int) -> None:
         try:
@@ -194,6 +212,8 @@ class Ranks:
             if killed:
                 _remove(self._starts[rank])
         self._guard.dismiss()
+        if self._observer:
+            self._observer.stop()
 
 
 def _remove(start: Start) -> None:

@@ -22,6 +22,9 @@ from hpcbench.records.events import Interrupted, RunFailed
 from hpcbench.records.layout import ResultsFolder, RunFolder
 from hpcbench.records.tail import Line, is_finished, last_lines
 
+# What a supervisor or a rank says of how an attempt ended, if it did not finish.
+ENDINGS = (RunFailed.kind, Interrupted.kind)
+
 State = Literal["pending", "running", "done", "failed", "interrupted", "lost", "cancelled"]
 STATES: tuple[State, ...] = ("pending", "running", "done", "failed", "interrupted", "lost", "cancelled")
 BAD: tuple[State, ...] = ("failed", "lost")
@@ -161,7 +164,8 @@ def _queued_again(ended: RunStatus, job: Job) -> RunStatus:
 
 def _ending(known: RunStatus, folder: RunFolder, claim: Claim) -> RunStatus:
     """Complete what is known of an attempt that is over: the supervisor's word before that of a rank."""
-    words = last_lines(folder.supervisor_events(claim.attempt, NODE)) or _words_of_ranks(folder, claim)
+    said = last_lines(folder.supervisor_events(claim.attempt, NODE))
+    words = [line for line in said if line["event"] in ENDINGS] or _words_of_ranks(folder, claim)
     failed = next((line for line in words if line["event"] == RunFailed.kind), None)
     stopped = next((line for line in words if line["event"] == Interrupted.kind), None)
     if failed:
@@ -198,8 +202,7 @@ def _words_of_ranks(folder: RunFolder, claim: Claim) -> list[Line]:
     """Return the failures and interruptions that ranks wrote themselves, the earliest first."""
     files = [file for file in folder.event_files() if file.attempt == claim.attempt]
     words = (line for file in files for line in last_lines(file.path))
-    kinds = (RunFailed.kind, Interrupted.kind)
-    return sorted((line for line in words if line["event"] in kinds), key=lambda line: line["time_ns"])
+    return sorted((line for line in words if line["event"] in ENDINGS), key=lambda line: line["time_ns"])
 
 
 def _wall_s(claim: Claim) -> float | None:

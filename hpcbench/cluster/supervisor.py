@@ -19,6 +19,7 @@ from hpcbench.cluster.containers import ContainerError
 from hpcbench.cluster.inbox import Inbox
 from hpcbench.cluster.ranks import Exit, Ranks, RankSet
 from hpcbench.cluster.seats import seats_of
+from hpcbench.cluster.watch import NodeWatch
 from hpcbench.config.placement import Placement, without_foreign
 from hpcbench.config.spec import RunSpec
 
@@ -96,14 +97,18 @@ def supervise(task: Assignment, inbox: Inbox, ranks: RankSet | None = None) -> E
 
 def ranks_here(task: Assignment, report: Callable[[Exit], None]) -> Ranks:
     """Return who starts ranks on this node, in containers where the run has an image."""
+    claim = task.claim
+    record = claim.folder.supervisor_events(claim.attempt, task.node)
+    watch = NodeWatch(task.spec, record, claim.attempt, claim.folder.path, task.environment)
     if task.spec.container.runtime == "none":
-        return Ranks(report)
+        return Ranks(report, observer=watch)
     # Only here: it needs numpy and more, which a run without an image need not wait for.
     from hpcbench.cluster.enclosure import in_containers
 
     return Ranks(
         report,
-        lambda: in_containers(task.spec, task.claim.folder.path, task.data, task.environment),
+        lambda: in_containers(task.spec, claim.folder.path, task.data, task.environment),
+        watch,
     )
 
 

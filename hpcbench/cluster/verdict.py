@@ -122,10 +122,10 @@ def _describe(failure: _Failure) -> RunFailed:
 
 
 def _record(spec: RunSpec, claim: Claim, event: Interrupted | RunFailed) -> str | None:
-    """Write the supervisor's own record; returns what is wrong where the disk does not take it."""
+    """Write the supervisor's word, after its telemetry; returns what is wrong where it can't be written."""
     path = claim.folder.supervisor_events(claim.attempt, NODE)
     try:
-        with EventWriter(path, run_id=spec.run_id, attempt=claim.attempt, rank=None) as writer:
+        with EventWriter(path, run_id=spec.run_id, attempt=claim.attempt, rank=None, go_on=True) as writer:
             writer.write(event)
     except OSError as error:
         return f"the record could not be written ({error.strerror})"

@@ -20,13 +20,18 @@ class EventWriter:
 
     `write` only fills a buffer, so that it costs timed code nothing; `flush` hands the lines to the
     operating system (they then survive the process), `sync` to the disk (they survive the machine).
-    The file is opened exclusively: a second writer for the same attempt fails with FileExistsError.
+    The file is opened exclusively: a second writer for the same attempt fails with FileExistsError. With
+    `go_on` a process adds to what it has written itself before; a last line that was cut off is dropped.
     A full disk raises OSError from `flush`; lines written before stay readable.
     """
 
-    def __init__(self, path: Path, *, run_id: str, attempt: int, rank: int | None) -> None:
+    def __init__(
+        self, path: Path, *, run_id: str, attempt: int, rank: int | None, go_on: bool = False
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: IO[str] = path.open("x", encoding="utf-8", buffering=1 << 16)
+        if go_on:
+            drop_torn_line(path)
+        self._file: IO[str] = path.open("a" if go_on else "x", encoding="utf-8", buffering=1 << 16)
         self._lines = jsonlines.Writer(self._file, dumps=_dumps)
         self._header = {"schema": SCHEMA, "run_id": run_id, "attempt": attempt, "rank": rank}
 
@@ -71,6 +76,15 @@ def _null_if_not_finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_null_if_not_finite(item) for item in value]
     return value
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut a file off behind its last whole line; no file is fine."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        whole, newline, _ = file.read().rpartition(b"\n")
+        file.truncate(len(whole) + len(newline))
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -18,6 +18,7 @@ from hpcbench.config.spec import Group
 from hpcbench.errors import input_error
 from hpcbench.report.findings import findings_json, print_findings
 from hpcbench.report.groups import read_groups
+from hpcbench.report.limits import MODEL_BLOCKS
 
 ONLY_TABLES = "--samples-per-epoch, --epochs, --eval-samples, --ranks and --column are for tables"
 
@@ -42,7 +43,7 @@ def audit(target: Path, stated: Stated, *, as_json: bool, console: Console) -> i
 def audit_results(folder: Path) -> tuple[list[Finding], list[str]]:
     """Judge a results folder; returns findings and what was wrong with the records themselves."""
     groups: Sequence[Group] = read_groups(results_folder(folder).sweep)
-    loaded = load([folder])
+    loaded = load([folder], blocks=MODEL_BLOCKS)
     _, findings = rank_audited(loaded.runs, evidence(loaded, groups), rank_by="throughput_samples_s")
     return findings, loaded.problems
 

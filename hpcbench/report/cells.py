@@ -49,6 +49,11 @@ def fixed(column: str, decimals: int) -> Callable[[Row], str]:
     return lambda row: NOTHING if row[column] is None else f"{row[column]:,.{decimals}f}"
 
 
+def optional(column: str, decimals: int) -> Callable[[Row], str]:
+    """Return the cell of a column that not every table has."""
+    return lambda row: NOTHING if row.get(column) is None else f"{row[column]:,.{decimals}f}"
+
+
 def text(column: str) -> Callable[[Row], str]:
     """Return the cell of a column as it is."""
     return lambda row: NOTHING if row[column] is None else str(row[column])
@@ -95,6 +100,8 @@ COLUMNS = (
     Column(key="peak_mem_mb", cell=significant("peak_mem_mb"), priority=5),
     Column(key="data_wait_pct", cell=fixed("data_wait_pct", 1), priority=6),
     Column(key="exposed_comm_pct", cell=fixed("exposed_comm_pct", 1), priority=10),
+    Column(key="of_predicted_pct", cell=optional("of_predicted_pct", 1), priority=14),
+    Column(key="mfu_pct", cell=optional("mfu_pct", 1), priority=15),
     Column(key="ranks", cell=text("ranks"), priority=11),
     Column(key="batch_per_rank", cell=text("batch_per_rank"), priority=12),
     Column(key="limit", cell=text("limit"), priority=1, right=False),

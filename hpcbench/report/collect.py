@@ -12,6 +12,7 @@ from hpcbench.analysis.audit.evidence import evidence
 from hpcbench.analysis.audit.findings import Finding
 from hpcbench.analysis.audit.judge import rank_audited
 from hpcbench.analysis.history import State
+from hpcbench.analysis.limits import standings
 from hpcbench.analysis.load import Loaded, load, results_folder
 from hpcbench.analysis.ranking import check_rank_by
 from hpcbench.analysis.rows import plain_rows
@@ -26,6 +27,7 @@ from hpcbench.report.findings import findings_csv, findings_markdown
 from hpcbench.report.groups import read_groups
 from hpcbench.report.html.page import Content, html_page
 from hpcbench.report.languages import words
+from hpcbench.report.limits import MODEL_BLOCKS, limit_tables, limits_csv
 from hpcbench.report.page import Pictures, Report, incomplete, report_page
 from hpcbench.report.plots.scene import scenes
 from hpcbench.report.statistics import statistics_csv, statistics_of
@@ -66,17 +68,19 @@ def collect(
     spoken = words(lang)
     sources = [results_folder(path) for path in folders]
     with report_folder(sources[-1].report) as report:
-        loaded = load(folders, cache=known(report))
+        loaded = load(folders, blocks=MODEL_BLOCKS, cache=known(report))
+        reached = standings(loaded)
         problems = list(loaded.problems)
         groups = _groups(sources, problems)
-        ranking, findings = rank_audited(loaded.runs, evidence(loaded, groups), rank_by=rank_by)
-        rows = with_extras(
-            plain_rows(ranking.frame),
-            loaded,
-            target_pct=target_pct,
-            cost_per_device_hour=cost_per_device_hour,
+        binding = {name: each.limit.value for name, each in reached.items() if each.limit}
+        ranking, findings = rank_audited(
+            loaded.runs, evidence(loaded, groups), rank_by=rank_by, limits=binding
         )
-        found = scenes(loaded, rows, groups, spoken, with_steps=pictures)
+        rows = with_extras(
+            plain_rows(ranking.frame), loaded, target_pct=target_pct,
+            cost_per_device_hour=cost_per_device_hour, standings=reached,
+        )  # fmt: skip
+        found = scenes(loaded, rows, groups, spoken, reached, with_steps=pictures)
         sweeps = ", ".join(dict.fromkeys(source.path.resolve().name for source in sources))
         plots = report / "plots"
         drawn = (
@@ -86,8 +90,11 @@ def collect(
         content = Content(
             loaded=loaded, ranking=ranking, rows=rows, scenes=found, findings=findings, problems=problems,
             incomplete=incomplete(loaded.runs, spoken), studies=study_tables(rows, loaded, spoken),
+            limits=limit_tables(reached, loaded.ceilings, rows, spoken),
             statistics=[each for scene in found if (each := statistics_of(scene, loaded.runs, rank_by))],
         )  # fmt: skip
+        if reached:
+            write_atomically(report / "ceilings.csv", limits_csv(reached))
         _write_texts(report, content, drawn, spoken)
     return Collected(
         report=report,
@@ -104,7 +111,8 @@ def _write_texts(report: Path, content: Content, drawn: list[Pictures], spoken: 
     listed = findings_markdown(content.findings, spoken.page["findings"])
     page = Report(
         ranking=content.ranking, runs=content.loaded.runs, rows=content.rows, findings=listed,
-        statistics=content.statistics, studies=content.studies, pictures=drawn, problems=content.problems,
+        statistics=content.statistics, studies=content.studies, limits=content.limits, pictures=drawn,
+        problems=content.problems,
     )  # fmt: skip
     write_atomically(report / "report.md", report_page(page, spoken))
     write_atomically(report / "ranking.md", f"{to_markdown(frame, spoken)}\n{listed}")

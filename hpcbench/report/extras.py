@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from hpcbench.analysis.limits import Standing
 from hpcbench.analysis.load import Loaded
 from hpcbench.analysis.scaling import speed_ups
 from hpcbench.analysis.target import targets, times_to_accuracy
 from hpcbench.report.cells import Row
+from hpcbench.report.limits import limit_columns
 
 SECONDS_PER_HOUR = 3600
 
@@ -19,8 +21,9 @@ def with_extras(
     *,
     target_pct: float | None = None,
     cost_per_device_hour: float | None = None,
+    standings: Mapping[str, Standing] | None = None,
 ) -> list[Row]:
-    """Return the rows with `speed_up`, `efficiency_pct`, `time_to_acc_s`, `cost_per_epoch`, `folder`.
+    """Return the rows with further columns: scaling, time to accuracy, cost, limits, `folder`.
 
     `folder` is empty unless results of several folders are merged.
     """
@@ -35,6 +38,7 @@ def with_extras(
             "scaling": scaled[name].kind if name in scaled else None,
             "time_to_acc_s": reached.get(name),
             "cost_per_epoch": _cost(row, cost_per_device_hour),
+            **limit_columns((standings or {}).get(name)),
             "folder": told.get(name),
         }
         for row in rows

@@ -39,6 +39,7 @@ class Report:
     findings: str  # a section, or nothing
     statistics: Sequence[Statistics]
     studies: Sequence[StudyTable]
+    limits: Sequence[StudyTable]
     pictures: Sequence[Pictures]
     problems: Sequence[str]
 
@@ -53,12 +54,19 @@ def report_page(report: Report, words: Words) -> str:
     parts += [report.findings.rstrip()] if report.findings else []
     parts += _list_part(words.incomplete, incomplete(report.runs, words))
     parts += _list_part(words.problems, report.problems)
+    parts += _limit_parts(report.limits, words)
     parts += _statistics_parts(report.statistics, words)
     parts += _study_parts(report.studies, words)
     parts += _picture_parts(report.pictures, words)
     if classes:
         parts.append(f"## {words.page['methods']}\n\n{escape(methods(report.ranking, report.runs, words))}")
     return "\n\n".join(parts) + "\n"
+
+
+def _limit_parts(tables: Sequence[StudyTable], words: Words) -> list[str]:
+    if not tables:
+        return []
+    return [f"## {words.limits['title']}\n\n{words.limits['note']}", *map(_plain_table, tables)]
 
 
 def _statistics_parts(found: Sequence[Statistics], words: Words) -> list[str]:

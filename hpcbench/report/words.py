@@ -51,4 +51,5 @@ class Words:
     labels: dict[str, str]  # axes and legends of pictures and charts
     severities: dict[str, str]
     rules: dict[str, tuple[str, str]]  # of the audit: what is wrong, what to do; empty: as the rules say it
+    limits: dict[str, str]  # of ceilings and predictions
     tables: dict[str, str]  # of the tables in the studies' own formats, and of statistics

@@ -122,6 +122,9 @@ class Strategy:
     """
 
     lockstep = True
+    # Whether a step can be done without the exchange; `silent`: it is, for a copy that is only timed.
+    exchange_can_be_left_out = False
+    silent = False
     label_smoothing = 0.0  # of the training loss; evaluation measures the plain one
     model: nn.Module
     module: nn.Module

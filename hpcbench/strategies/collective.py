@@ -27,6 +27,8 @@ def build(world: World, precision: Precision, options: CollectiveOptions) -> Col
 class Collective(Replicated):
     """What the variants share: equal beginnings."""
 
+    exchange_can_be_left_out = True
+
     def prepare(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
         """Make the replicas equal before the first step."""
         super().prepare(model, make_optimizer)
@@ -38,6 +40,8 @@ class PerParameter(Collective):
 
     def exchange(self) -> None:
         """Average each gradient over the ranks."""
+        if self.silent:
+            return
         for parameter in self.model.parameters():
             if parameter.grad is not None:
                 dist.all_reduce(parameter.grad, group=self.world.trainers)
@@ -91,6 +95,8 @@ class Bucketed(Collective):
 
     def exchange(self) -> None:
         """Average the buckets over the ranks."""
+        if self.silent:
+            return
         self.finish([self.begin(bucket) for bucket in self.buckets])
 
     def begin(self, bucket: Bucket) -> dist.Work:
@@ -138,13 +144,15 @@ class Overlapped(Bucketed):
 
     def exchange(self) -> None:
         """Wait for what backward has begun, and for buckets that it never filled."""
+        if self.silent:
+            return
         rest = self.buckets[len(self.begun) :]
         self.finish([*self.begun, *(self.begin(bucket) for bucket in rest)])
         self.begun = []
 
     def _reporter(self, bucket: Bucket) -> Callable[[Tensor], None]:
         def report(parameter: Tensor) -> None:
-            if not self.in_last_micro_batch:
+            if self.silent or not self.in_last_micro_batch:
                 return
             bucket.ready += 1
             while len(self.begun) < len(self.buckets):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
@@ -29,6 +30,7 @@ SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in ARGUMENTS els
 class Ddp(Replicated):
     """Replicated training; torch's wrapper broadcasts the initial state and exchanges gradients."""
 
+    exchange_can_be_left_out = True
     module: DistributedDataParallel
     example: Batch | None = None
 
@@ -39,7 +41,8 @@ class Ddp(Replicated):
     def prepare(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
         """Wrap the model."""
         super().prepare(model, make_optimizer)
-        unsynchronised: dict[str, Any] = {} if self.options.broadcast_buffers else {SYNC_BUFFERS: False}
+        synchronised = self.options.broadcast_buffers and not self.silent
+        unsynchronised: dict[str, Any] = {} if synchronised else {SYNC_BUFFERS: False}
         self.module = DistributedDataParallel(
             model,
             device_ids=[self.world.device] if self.world.device.type == "cuda" else None,
@@ -50,7 +53,9 @@ class Ddp(Replicated):
             **unsynchronised,
         )
         self.settle()  # buffers begin equal even where they are not kept so
-        if self.options.compression != "none":
+        if self.silent:
+            self.module.register_comm_hook(self.world.trainers, noop_hook)
+        elif self.options.compression != "none":
             self.module.register_comm_hook(self.world.trainers, COMPRESSION[self.options.compression])
         if self.example is not None:
             self._lay_out_buckets(self.example)

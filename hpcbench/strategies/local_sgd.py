@@ -19,6 +19,8 @@ from hpcbench.strategies.base import MakeOptimizer, Replicated
 class LocalSgd(Replicated):
     """Replicas that agree every `local_steps` steps; not synchronous, unless that is every step."""
 
+    exchange_can_be_left_out = True
+
     def prepare(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
         """Make the replicas equal before the first step."""
         super().prepare(model, make_optimizer)
@@ -41,6 +43,8 @@ class LocalSgd(Replicated):
     @torch.no_grad()
     def average_parameters(self) -> None:
         """Take the mean of all ranks' parameters, in one message."""
+        if self.silent:
+            return
         parameters = list(self.model.parameters())
         flat = torch.cat([parameter.reshape(-1) for parameter in parameters])
         dist.all_reduce(flat, group=self.world.trainers)

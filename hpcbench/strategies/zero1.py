@@ -36,6 +36,12 @@ class Zero1(Ddp):
             )
 
         super().prepare(model, make)
+        if self.silent:
+            self.optimizer = self.optimizer.optim  # this rank's part, and nothing sent after it
+
+    def clear_gradients(self) -> None:
+        """Forget the gradient of all parameters, also of those that others update."""
+        self.model.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
         """Return the model, and this rank's part of the optimizer's state."""

@@ -19,6 +19,7 @@ from hpcbench.records.events import RunFinished, RunStarted
 from hpcbench.strategies import STRATEGIES
 from hpcbench.strategies.base import Batch, Strategy, World
 from hpcbench.training import serving
+from hpcbench.training.ablation import measure_exchange
 from hpcbench.training.data import DATASETS
 from hpcbench.training.data.base import Dataset, Loader
 from hpcbench.training.data.imagedata import Context
@@ -54,6 +55,10 @@ def run(session: Session) -> None:
     except StopRequestedError:
         dismiss_servers(world, interrupted=True)
         raise
+    note_peak(training)  # what comes now needs memory of its own
+    if spec.measure_exchange:
+        make_optimizer = partial(build_optimizer, spec.optimizer)
+        measure_exchange(training, partial(make_strategy, spec, world), make_optimizer)
     if spec.save_weights:
         save_weights(training)
     training.loader.dataset.close()
@@ -149,6 +154,12 @@ def build_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> 
     )
 
 
+def note_peak(training: Training) -> None:
+    """Take into account what a rank on a CPU has needed outside its windows."""
+    if training.world.device.type == "cpu":
+        training.peak_memory_bytes = max(training.peak_memory_bytes, resident_peak_bytes())
+
+
 def save_weights(training: Training) -> None:
     """Write the whole model; every rank takes part where its parts are spread, rank 0 writes."""
     weights = {name: value.cpu() for name, value in training.strategy.weights().items()}
@@ -207,7 +218,5 @@ def _run_finished(training: Training) -> RunFinished:
         other_s=wall_s - sum(named.values()),
         steps=training.plan.total_steps,
         samples=training.samples,
-        peak_memory_bytes=max(training.peak_memory_bytes, resident_peak_bytes())
-        if training.world.device.type == "cpu"
-        else training.peak_memory_bytes,
+        peak_memory_bytes=training.peak_memory_bytes,
     )

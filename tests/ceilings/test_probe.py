@@ -41,7 +41,7 @@ FLOP_PER_IMAGE = 3 * sum(LAYERS) - LAYERS[0]
 def write_sweep(folder: Path, runs: Sequence[dict[str, Any]] = RUNS, **defaults: Any) -> Path:
     """Write a sweep of short real runs."""
     usual = {"dataset": "digits", "model": "smallconv", "global_batch": 32, "epochs": 1, "repeats": 1}
-    resources = {"nodes": 1, "gpus_per_node": 0, "time": "00:02:00"}
+    resources = {"nodes": 1, "gpus_per_node": 0, "time": "00:10:00"}
     content = {
         "version": 1, "name": "sweep", "defaults": usual | defaults, "resources": resources,
         "runs": list(runs),

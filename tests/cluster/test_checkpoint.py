@@ -17,7 +17,7 @@ REAL: dict[str, Any] = {
     "resources": {"time": "00:05:00"},
 }  # fmt: skip
 
-DDP: dict[str, Any] = {"strategy": "ddp", "strategy_options": {}}
+DDP: dict[str, Any] = {"strategy": "ddp", "strategy_options": {}, "probe": False}
 
 
 def events(lab: Lab, kind: type, *, rank: int = 0, sweep: str = "sweep") -> list[Any]:

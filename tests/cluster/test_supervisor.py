@@ -16,7 +16,7 @@ from hpcbench.cluster.stored import StoredRun, read_stored
 from hpcbench.cluster.supervisor import Assignment, supervise
 from hpcbench.cluster.verdict import NODE
 from hpcbench.config.spec import RunSpec
-from hpcbench.records.events import Interrupted, RunFailed, RunStarted
+from hpcbench.records.events import Interrupted, RunFailed, RunStarted, Telemetry
 from hpcbench.records.layout import RunFolder
 from hpcbench.records.reader import read_events
 from tests.cluster.helpers import Lab, eventually, injected, noop, slow
@@ -48,8 +48,9 @@ def task_of(folder: Path, spec: RunSpec | None = None, **environment: str) -> As
 
 
 def supervisors_word(claim: Claim) -> RunFailed | Interrupted:
-    """Return the one event that the supervisor has written."""
-    (record,) = read_events(claim.folder.supervisor_events(claim.attempt, NODE)).records
+    """Return the one event besides telemetry that the supervisor has written."""
+    records = read_events(claim.folder.supervisor_events(claim.attempt, NODE)).records
+    (record,) = (record for record in records if not isinstance(record.event, Telemetry))
     assert isinstance(record.event, RunFailed | Interrupted)
     assert record.rank is None
     return record.event
@@ -84,7 +85,9 @@ def test_a_run_that_finishes(lab: Lab) -> None:
         assert isinstance(event, RunStarted)
         assert event.warnings == ["a warning"] and event.processes == 3
         assert event.environment["variables"]["OMP_NUM_THREADS"] == "1"
-    assert not task.claim.folder.supervisor_events(1, NODE).exists()
+    record = task.claim.folder.supervisor_events(1, NODE)
+    said = read_events(record).records if record.exists() else []
+    assert all(isinstance(each.event, Telemetry) for each in said)
 
 
 def test_a_rank_that_raises_ends_its_peers(lab: Lab) -> None:

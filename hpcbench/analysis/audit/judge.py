@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import pandas as pd
@@ -111,15 +111,26 @@ def condemned(findings: Iterable[Finding]) -> set[str]:
     }
 
 
-def rank_audited(runs: pd.DataFrame, evidence: Evidence, *, rank_by: str) -> tuple[Ranking, list[Finding]]:
-    """Audit, rank what is left to rank, and fill the columns `findings` and `trusted` of the ranking."""
+def rank_audited(
+    runs: pd.DataFrame, evidence: Evidence, *, rank_by: str, limits: Mapping[str, str] | None = None
+) -> tuple[Ranking, list[Finding]]:
+    """Audit, rank what is left to rank, and fill `limit`, `findings` and `trusted` of the ranking.
+
+    `limits` names what binds a run that has finished; of others the ranking says what kept them from it.
+    """
     findings = audit(evidence)
     untrusted = condemned(findings)
     rankable = runs.assign(rankable=runs["rankable"] & ~runs["experiment"].isin(sorted(untrusted)))
     ranking = rank(rankable, rank_by=rank_by)
     findings = in_order([*findings, *audit_ranking(ranking)])
+    _name_limits(ranking.frame, limits or {})
     _mark(ranking.frame, findings, {row.experiment for row in evidence.rows}, untrusted)
     return ranking, findings
+
+
+def _name_limits(frame: pd.DataFrame, limits: Mapping[str, str]) -> None:
+    named = frame["experiment"].map(lambda name: limits.get(name)).astype("string")
+    frame["limit"] = frame["limit"].fillna(named)
 
 
 def _mark(frame: pd.DataFrame, findings: Sequence[Finding], audited: set[str], untrusted: set[str]) -> None:

@@ -14,7 +14,8 @@ from hpcbench.records.ceilings import Ceiling, ComputeCeiling, InputCeiling, Lin
 
 # Of a strategy of one process that splits each batch over its devices.
 SPLITS_BATCH = ("dp",)
-LONGEST_PROBE_S = 600
+# A probe may take half as long as a run, within these bounds: a job's time is made for its runs.
+SHORTEST_LIMIT_S, LONGEST_LIMIT_S = 60, 600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +188,7 @@ def probe_spec(specs: Sequence[RunSpec]) -> RunSpec:
     nodes = specs[0].resources.nodes
     processes = nodes * max(max(local_devices(spec), 2 if spec.servers else 1) for spec in specs)
     resources = specs[0].resources
+    limit_s = min(LONGEST_LIMIT_S, max(SHORTEST_LIMIT_S, resources.time_s // 2))
     return replace(
         specs[0],
         name="probe",
@@ -199,5 +201,5 @@ def probe_spec(specs: Sequence[RunSpec]) -> RunSpec:
         strategy_options={},
         checkpoint="none",
         save_weights=False,
-        resources=dataclasses.replace(resources, time=limit_of(LONGEST_PROBE_S)),
+        resources=dataclasses.replace(resources, time=limit_of(limit_s)),
     )

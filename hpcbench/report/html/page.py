@@ -50,6 +50,7 @@ class Content:
     incomplete: Sequence[str]
     statistics: Sequence[Statistics]
     studies: Sequence[StudyTable]
+    limits: Sequence[StudyTable] = ()
 
 
 def html_page(content: Content, words: Words) -> str:
@@ -232,6 +233,7 @@ def _data(scenes: Sequence[Scene], found: Mapping[str, Any], words: Words) -> di
 def _tables(content: Content, words: Words) -> list[dict[str, Any]]:
     """Return the statistics and the tables in the formats of the studies, as headed groups."""
     parts = [
+        (words.limits["title"], words.limits["note"], list(content.limits)),
         (words.tables["statistics"], words.tables["statistics_note"],
          [statistics_table(each, words) for each in content.statistics]),
         (words.tables["studies"], words.tables["published_note"], list(content.studies)),

@@ -15,10 +15,12 @@ from hpcbench.report.plots.communication import draw_communication
 from hpcbench.report.plots.epochtime import draw_epoch_time
 from hpcbench.report.plots.learning import draw_learning
 from hpcbench.report.plots.life import draw_life
+from hpcbench.report.plots.limits import draw_limits
 from hpcbench.report.plots.loss import draw_loss
 from hpcbench.report.plots.panels import draw_panels_of
 from hpcbench.report.plots.pareto import draw_pareto
 from hpcbench.report.plots.phases import draw_phases
+from hpcbench.report.plots.prediction import draw_prediction
 from hpcbench.report.plots.scaling import draw_scaling
 from hpcbench.report.plots.scene import Scene
 from hpcbench.report.plots.staleness import draw_staleness
@@ -37,4 +39,6 @@ PICTURES: dict[str, Callable[[Scene], Figure | None]] = {
     "scaling": draw_scaling,
     "pareto": draw_pareto,
     "staleness": draw_staleness,
+    "ceilings": draw_limits,
+    "prediction": draw_prediction,
 }

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from hpcbench.analysis.history import State
+from hpcbench.analysis.limits import Standing
 from hpcbench.analysis.load import Loaded
 from hpcbench.analysis.rows import step_frame
 from hpcbench.config.spec import Group
@@ -28,6 +29,7 @@ class Scene:
     steps: pd.DataFrame
     words: Words
     of_class: bool = False
+    standings: Mapping[str, Standing] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -46,8 +48,9 @@ class Scene:
 
 
 def scenes(
-    loaded: Loaded, rows: list[Row], groups: Sequence[Group], words: Words, *, with_steps: bool = True
-) -> list[Scene]:
+    loaded: Loaded, rows: list[Row], groups: Sequence[Group], words: Words,
+    standings: Mapping[str, Standing] | None = None, *, with_steps: bool = True,
+) -> list[Scene]:  # fmt: skip
     """Return what to draw: each class, then each group, without what trains nothing or has not finished.
 
     `with_steps` is for pictures: without, the scenes have no steps, which may be millions.
@@ -78,7 +81,7 @@ def scenes(
         found = [scene for scene in found if not scene.of_class or not names or _names(scene.rows) != names]
         title = f"{group.id}: {group.title}"
         found.append(_scene(group.id, title, members, loaded.epochs, steps, usable, words))
-    return found
+    return [replace(scene, standings=standings or {}) for scene in found]
 
 
 def _names(rows: Sequence[Row]) -> set[str]:
