@@ -108,7 +108,7 @@ def collect(
 def _write_texts(report: Path, content: Content, drawn: list[Pictures], spoken: Words) -> None:
     """Write what people read, and the tables for programs; `ranking.csv` last."""
     frame = content.ranking.frame
-    listed = findings_markdown(content.findings, spoken.page["findings"])
+    listed = findings_markdown(content.findings, spoken)
     page = Report(
         ranking=content.ranking, runs=content.loaded.runs, rows=content.rows, findings=listed,
         statistics=content.statistics, studies=content.studies, limits=content.limits, pictures=drawn,

@@ -26,6 +26,7 @@ ENGLISH = Words(
     stop=".",
     colon=": ",
     sentence_space=" ",
+    all_rows="all rows",
     more_columns="More columns in ranking.csv: {columns}.",
     ties="A range of ranks is a tie: no difference inside it is supported (docs/report.md).",
     notes="`n` is the number of finished repeats, ± half of the 95 % confidence interval; a range of ranks "
