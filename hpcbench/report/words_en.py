@@ -159,7 +159,7 @@ ENGLISH = Words(
         "runs": "Runs",
         "methods": "Methods",
         "theme": "Light / dark",
-        "subtitle": "{rows} configurations, {repeats} repeats, {classes} classes",
+        "subtitle": "Configurations: {rows}. Finished repeats: {repeats}. Classes: {classes}.",
         "limits": "What limits it:",
         "limits_line": "of its training time {shares}",
         "share": "{name} takes {share} %",

@@ -21,7 +21,9 @@ def blocks(path: Path) -> list[tuple[str, list[str]]]:
 
 def links(path: Path) -> set[str]:
     """Return what a page links on this disk."""
-    return {link for link in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")) if "://" not in link}
+    return {
+        link for link in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")) if "://" not in link
+    }
 
 
 def test_both_languages_have_the_same_commands() -> None:
