@@ -36,6 +36,7 @@ class Figures:
     data_wait_pct: float | None
     exposed_comm_pct: float | None
     steps_per_epoch: int | None
+    warmup_steps: int  # that do not count, declared or found
     counted_samples: int
     counted_steps: int
     counted_wall_s: float
@@ -63,6 +64,7 @@ def figures(history: History, spec: RunSpec) -> Figures:
         data_wait_pct=_share_pct(phase_s, "data_wait"),
         exposed_comm_pct=_exposed_pct(history, spec, phase_s),
         steps_per_epoch=history.started.steps_per_epoch if history.started else None,
+        warmup_steps=int(history.windows.steps.sum() - counted.steps.sum()),
         counted_samples=int(counted.samples.sum()),
         counted_steps=int(counted.steps.sum()),
         counted_wall_s=float(counted.wall_s.sum()),

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar
 
+from hpcbench.analysis.warmup import cold_windows
 from hpcbench.analysis.windows import LeftBehind, Windows
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import RecordError
@@ -139,6 +140,9 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
     windows, dropped = _windows(attempts, spec.ranks)
     if dropped:
         problems.append(f"windows left out, because not every training rank wrote them: {dropped}")
+    updates = _updates(attempts)
+    # Where servers keep the time of a run, their windows count as they were declared.
+    windows = windows if updates else without_cold(windows)
     useful = set(windows.attempts)
     return History(
         state=state,
@@ -154,7 +158,7 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
         finished=tuple(event for _, event in newest.each(RunFinished, training=True)),
         ablations=_ablations(attempts),
         telemetry=_telemetry(attempts, useful),
-        updates=_updates(attempts),
+        updates=updates,
         earlier_s=sum(a.elapsed_s() for a in attempts[:-1] if a.number in useful),
         torn=torn,
         problems=(*problems, *_unclaimed(folder, claimed)),
@@ -273,6 +277,17 @@ def _whole_windows(
     if not whole:
         return [], len(counts)
     return [[each[key] for key in whole] for each in places], len(counts) - len(whole)
+
+
+def without_cold(windows: Windows) -> Windows:
+    """Return the windows of a run, those marked that stand before each attempt was warm."""
+    step_s = windows.wall_s / windows.steps
+    declared = windows.declared
+    cold: set[int] = set()
+    for _, places in itertools.groupby(range(len(windows)), key=windows.attempts.__getitem__):
+        of_attempt = [place for place in places if declared[place]]
+        cold.update(of_attempt[: cold_windows(step_s[of_attempt].tolist())])
+    return replace(windows, cold=frozenset(cold))
 
 
 def _ablations(attempts: list[Attempt]) -> tuple[ExchangeAblation, ...]:

@@ -19,10 +19,14 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Window:
-    """A window of steps, with what each training rank wrote about it."""
+    """A window of steps, with what each training rank wrote about it.
+
+    `cold`: it was declared to count, and what came after it shows that the run was not warm yet.
+    """
 
     attempt: int
     parts: tuple[Steps, ...]
+    cold: bool = False
 
     @property
     def first_step(self) -> int:
@@ -37,7 +41,7 @@ class Window:
     @property
     def counted(self) -> bool:
         """Whether the window counts for speed: no rank was still warming up."""
-        return all(part.counted for part in self.parts)
+        return not self.cold and all(part.counted for part in self.parts)
 
     @property
     def samples(self) -> int:
@@ -52,10 +56,14 @@ class Window:
 
 @dataclass(frozen=True)
 class Windows(Sequence[Window]):
-    """Windows in the order of their steps. `ranks` has the columns of each training rank, equally long."""
+    """Windows in the order of their steps. `ranks` has the columns of each training rank, equally long.
+
+    `cold` has the places of those that were declared to count before the run was warm.
+    """
 
     attempts: tuple[int, ...] = ()
     ranks: tuple[StepColumns, ...] = ()
+    cold: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.attempts)
@@ -69,14 +77,18 @@ class Windows(Sequence[Window]):
     def __getitem__(self, place: int | slice) -> Window | Windows:
         if isinstance(place, slice):
             return self.taken(range(len(self))[place])
-        attempt = self.attempts[place]
+        place = range(len(self))[place]
         rows = (zip(FIELDS, (c[place] for c in rank.columns), strict=True) for rank in self.ranks)
-        return Window(attempt, tuple(Steps(**dict(row)) for row in rows))
+        parts = tuple(Steps(**dict(row)) for row in rows)
+        return Window(self.attempts[place], parts, place in self.cold)
 
     def taken(self, places: Sequence[int]) -> Windows:
         """Return the windows at these places."""
+        if list(places) == list(range(len(self))):
+            return self
         attempts = tuple(self.attempts[place] for place in places)
-        return Windows(attempts, tuple(rank.taken(places) for rank in self.ranks))
+        cold = frozenset(new for new, place in enumerate(places) if place in self.cold)
+        return Windows(attempts, tuple(rank.taken(places) for rank in self.ranks), cold)
 
     def numbers(self, name: str) -> Numbers:
         """Return a field as (windows, ranks), not to be changed; NaN where it is None."""
@@ -122,10 +134,19 @@ class Windows(Sequence[Window]):
         return slowest
 
     @cached_property
+    def declared(self) -> NDArray[np.bool_]:
+        """Whether each window was declared to count: no rank was still in its warm-up steps."""
+        if not self.ranks:
+            return np.empty(0, dtype=bool)
+        told = np.array([rank["counted"] for rank in self.ranks], dtype=bool)
+        return np.asarray(told.all(axis=0))
+
+    @cached_property
     def counted(self) -> Windows:
-        """The windows that count for speed: no rank was still warming up."""
-        counts = np.array([rank["counted"] for rank in self.ranks], dtype=bool).all(axis=0)
-        return self.taken(np.flatnonzero(counts).tolist()) if self.ranks else self
+        """The windows that count for speed: declared to, and no longer cold."""
+        return self.taken(
+            [place for place in np.flatnonzero(self.declared).tolist() if place not in self.cold]
+        )
 
     def of_epoch(self, epoch: int) -> Windows:
         """Return the windows of an epoch."""
