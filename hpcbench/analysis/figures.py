@@ -37,6 +37,7 @@ class Figures:
     data_wait_pct: float | None
     exposed_comm_pct: float | None
     steps_per_epoch: int | None
+    warmup_steps: int  # that do not count, declared or found
     counted_samples: int
     counted_steps: int
     counted_wall_s: float
@@ -72,6 +73,7 @@ def figures(history: History, spec: RunSpec) -> Figures:
         data_wait_pct=_share_pct(phase_s, "data_wait"),
         exposed_comm_pct=_exposed_pct(history, spec, phase_s),
         steps_per_epoch=history.started.steps_per_epoch if history.started else None,
+        warmup_steps=sum(window.steps for window in history.windows if not window.counted),
         counted_samples=sum(window.samples for window in counted),
         counted_steps=sum(window.steps for window in counted),
         counted_wall_s=wall_s,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
+from hpcbench.analysis.warmup import cold_windows
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import RecordError
 from hpcbench.records.events import (
@@ -49,10 +51,14 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Window:
-    """A window of steps, with what each training rank wrote about it."""
+    """A window of steps, with what each training rank wrote about it.
+
+    `cold`: it was declared to count, and what came after it shows that the run was not warm yet.
+    """
 
     attempt: int
     parts: tuple[Steps, ...]
+    cold: bool = False
 
     @property
     def first_step(self) -> int:
@@ -67,7 +73,7 @@ class Window:
     @property
     def counted(self) -> bool:
         """Whether the window counts for speed: no rank was still warming up."""
-        return all(part.counted for part in self.parts)
+        return not self.cold and all(part.counted for part in self.parts)
 
     @property
     def samples(self) -> int:
@@ -151,6 +157,9 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
     windows, dropped = _windows(attempts, spec.ranks)
     if dropped:
         problems.append(f"windows left out, because not every training rank wrote them: {dropped}")
+    updates = _updates(attempts)
+    # Where servers keep the time of a run, their windows count as they were declared.
+    windows = windows if updates else without_cold(windows)
     useful = {window.attempt for window in windows}
     return History(
         state=state,
@@ -159,14 +168,14 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
         started=next((started for _, started in newest.each(RunStarted, training=True)), None),
         starts=tuple(started for _, started in newest.each(RunStarted, training=True)),
         attempts=tuple(attempt.number for attempt in attempts),
-        windows=windows,
+        windows=tuple(windows),
         evaluations=_newest_by_epoch(attempts, Evaluation, spec.ranks),
         epochs=_newest_by_epoch(attempts, Epoch, spec.ranks),
         checks=_newest_by_epoch(attempts, Check, spec.ranks),
         finished=tuple(event for _, event in newest.each(RunFinished, training=True)),
         ablations=_ablations(attempts),
         telemetry=_telemetry(attempts, useful),
-        updates=_updates(attempts),
+        updates=updates,
         earlier_s=sum(a.elapsed_s() for a in attempts[:-1] if a.number in useful),
         torn=torn,
         problems=(*problems, *_unclaimed(folder, claimed)),
@@ -236,7 +245,7 @@ def _state(newest: Attempt, ranks: int) -> tuple[State, str | None, str | None]:
     return State.UNFINISHED, None, None
 
 
-def _windows(attempts: list[Attempt], ranks: int) -> tuple[tuple[Window, ...], int]:
+def _windows(attempts: list[Attempt], ranks: int) -> tuple[list[Window], int]:
     """Return each step's newest window, and how many were left out because ranks are missing.
 
     A rank that was killed may have written fewer windows than its peers: without all of them neither the
@@ -254,7 +263,20 @@ def _windows(attempts: list[Attempt], ranks: int) -> tuple[tuple[Window, ...], i
         dropped += len(parts) - len(whole)
         kept += whole
         horizon = min((step for step in (horizon, attempt.first_step()) if step is not None), default=None)
-    return tuple(sorted(kept, key=lambda window: window.first_step)), dropped
+    kept.sort(key=lambda window: window.first_step)
+    return kept, dropped
+
+
+def without_cold(windows: list[Window]) -> list[Window]:
+    """Return the windows of a run, those marked that stand before each attempt was warm."""
+    found = []
+    for _, group in groupby(windows, key=lambda window: window.attempt):
+        of_attempt = list(group)
+        declared = [window for window in of_attempt if window.counted]
+        number = cold_windows([window.wall_s / window.steps for window in declared])
+        cold = {window.first_step for window in declared[:number]}
+        found += [replace(each, cold=True) if each.first_step in cold else each for each in of_attempt]
+    return found
 
 
 def _ablations(attempts: list[Attempt]) -> tuple[ExchangeAblation, ...]:

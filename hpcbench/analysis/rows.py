@@ -42,7 +42,8 @@ SPEC_COLUMNS = {
 FIGURE_COLUMNS = {
     "throughput_samples_s": NUMBER, "throughput_per_device": NUMBER, "best_acc_pct": NUMBER,
     "final_acc_pct": NUMBER, "epoch_time_s": NUMBER, "total_time_s": NUMBER, "peak_mem_mb": NUMBER,
-    "data_wait_pct": NUMBER, "exposed_comm_pct": NUMBER, "steps_per_epoch": WHOLE, "counted_samples": WHOLE,
+    "data_wait_pct": NUMBER, "exposed_comm_pct": NUMBER, "steps_per_epoch": WHOLE, "warmup_steps": WHOLE,
+    "counted_samples": WHOLE,
     "counted_steps": WHOLE, "counted_wall_s": NUMBER, "push_s": NUMBER, "pull_s": NUMBER,
     "step_p50_s": NUMBER, "step_p90_s": NUMBER, "step_p99_s": NUMBER, "slowest_rank_ratio": NUMBER,
     "joules_per_sample": NUMBER, "staleness": TEXT, **{f"{phase}_s": NUMBER for phase in PHASES},
