@@ -12,7 +12,7 @@ from hpcbench.analysis.ceilings import Ceilings
 from hpcbench.analysis.figures import PHASES, Figures, exposed_s, figures
 from hpcbench.analysis.history import History, State
 from hpcbench.analysis.load import Loaded, Run
-from hpcbench.analysis.predict import Limit, Prediction, Unknown, during_s, predict
+from hpcbench.analysis.predict import Limit, Prediction, Unknown, predict
 from hpcbench.analysis.project import Projected, project
 from hpcbench.config.spec import RunSpec
 
@@ -94,16 +94,18 @@ def of_node(history: History, ceilings: Ceilings) -> Ceilings:
 def measured_overlaps(loaded: Loaded) -> dict[OverlapKey, float]:
     """Return the hidden share of the exchange, for each way of exchanging of which it was measured.
 
-    What is sent during backward would take `during_s` by itself; what leaving it out saves was exposed.
+    What leaving the exchange out saves was exposed. Less what is sent beside backward, which nothing hides, it
+    is the part of what is sent during backward that was not hidden.
     """
     found: dict[OverlapKey, list[float]] = defaultdict(list)
     for _, run in loaded.keyed:
         shown = exposed_s(run.history)
         if run.spec is None or shown is None:
             continue
-        whole = during_s(run.spec, of_node(run.history, loaded.ceilings))
-        if whole:
-            found[overlap_key(run.spec)].append(min(max(1 - shown / whole, 0.0), 1.0))
+        hidden = predict(run.spec, of_node(run.history, loaded.ceilings), overlap=1.0)
+        if isinstance(hidden, Prediction) and hidden.exchange_s > hidden.exposed_s:
+            share = (shown - hidden.exposed_s) / (hidden.exchange_s - hidden.exposed_s)
+            found[overlap_key(run.spec)].append(min(max(1 - share, 0.0), 1.0))
     return {key: statistics.fmean(shares) for key, shares in found.items()}
 
 

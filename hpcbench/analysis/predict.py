@@ -105,12 +105,6 @@ def predict(spec: RunSpec, ceilings: Ceilings, *, overlap: float | None = None) 
     return _put_together(spec, ceilings, compute, traffic, links, during, beside, hidden, overlap)
 
 
-def during_s(spec: RunSpec, ceilings: Ceilings) -> float | None:
-    """Return the time of what a run sends during its backward pass, as if nothing hid it; None: unknown."""
-    found = predict(spec, ceilings, overlap=1.0)
-    return None if isinstance(found, Unknown) else found.exchange_s - found.exposed_s
-
-
 def _put_together(
     spec: RunSpec, ceilings: Ceilings, compute: Compute, traffic: Traffic, links: dict[str, Link],
     during: _Cost, beside: _Cost, hidden: float, overlap: float | None,

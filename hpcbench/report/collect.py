@@ -92,7 +92,8 @@ def collect(
             limits=limit_tables(reached, loaded.ceilings, rows, spoken),
             statistics=[each for scene in found if (each := statistics_of(scene, loaded.runs, rank_by))],
         )  # fmt: skip
-        write_atomically(report / "ceilings.csv", limits_csv(reached))
+        if reached:
+            write_atomically(report / "ceilings.csv", limits_csv(reached))
         _write_texts(report, content, drawn, spoken)
     return Collected(
         report=report,

@@ -120,11 +120,10 @@ def _sent(spec: RunSpec, model: Model) -> tuple[str, float] | None:
 
 def _fastest_bytes_s(ceilings: Ceilings, spec: RunSpec, operation: str) -> float | None:
     """Return the highest algbw of any size and repeat of this link."""
-    ranks = 2 if operation == "send" else spec.ranks
     alike = [
         link for link in ceilings.for_device(spec).each(LinkCeiling)
-        if (link.backend, link.operation, link.ranks) == (spec.backend, operation, ranks)
-        and link.nodes == spec.resources.nodes
+        if (link.backend, link.operation, link.nodes) == (spec.backend, operation, spec.resources.nodes)
+        and (operation == "send" or link.ranks == spec.ranks)
     ]  # fmt: skip
     rates = [
         size / min(seconds)
