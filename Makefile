@@ -32,7 +32,7 @@ test-slurm: setup      ## tests on a real Slurm, which they start and end
 	$(BIN)/python -m pytest tests/slurm -m slurm
 
 test-containers: setup ## images really built and run by podman, Docker and Apptainer: root on Debian, 15 minutes
-	$(BIN)/python -m pytest tests/containers/real/check_images.py
+	$(BIN)/python -m pytest tests/containers/real/check_*.py
 
 pin-base:              ## add the digest that the registry has now to the base image; changes nothing where it can't
 	$(PYTHON) containers/pin_base.py Dockerfile apptainer.def

@@ -8,18 +8,17 @@ machine does meets all of them alike.
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from benchmarks.ranks import join, leave
 from hpcbench.strategies.base import Batch, World
 from hpcbench.strategies.commands import Command, Inbox, Kind, tell_servers
 from hpcbench.strategies.options import PsOptions
@@ -184,16 +183,10 @@ def measure(world: World) -> dict[str, float]:
 
 def main(rank: int, folder: Path) -> None:
     """Join, measure, and write what this process has seen."""
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), WORKERS + 1)
-    dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=WORKERS + 1, timeout=timedelta(seconds=120)
-    )
+    join(rank, WORKERS + 1, folder)
     trainers, control = dist.new_group(list(range(WORKERS))), dist.new_group()
     figures = measure(World(rank, WORKERS + 1, WORKERS, CPU, trainers, control=control))
-    (folder / f"{rank}.json").write_text(json.dumps(figures))
-    dist.barrier()
-    dist.destroy_process_group()
+    leave(rank, folder, figures)
 
 
 if __name__ == "__main__":

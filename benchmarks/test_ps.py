@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from benchmarks.ps_rank import SERVER, WORKERS
+from benchmarks.ranks import run_ranks
 
-ROOT = Path(__file__).parents[1]
 SERVERS = 1
 
 
 @pytest.fixture(scope="module")
 def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
     """Measure ResNet-18 with two workers and a server; seconds, in the eyes of the slowest."""
-    folder = tmp_path_factory.mktemp("ps")
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "benchmarks.ps_rank"]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(folder)], cwd=ROOT, env=environment)
-        for rank in range(WORKERS + 1)
-    ]
-    assert [process.wait(timeout=280) for process in processes] == [0] * (WORKERS + 1)
-    seen = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(WORKERS + 1)]
+    seen = run_ranks("benchmarks.ps_rank", WORKERS + 1, tmp_path_factory.mktemp("ps"))
     slowest = {name: max(each[name] for each in seen[:SERVER]) for name in seen[0]}
     return {**slowest, "update": seen[SERVER]["update"]}
 

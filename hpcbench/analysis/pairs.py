@@ -1,6 +1,6 @@
 """Every run of a class or group against every other: the paired tests of all of them at once.
 
-The same tests as `statistics.paired_difference`, over whole arrays: a thousand rows are half a million pairs.
+Whole arrays at once: a thousand rows are half a million pairs. What is tested, and why, is in docs/report.md.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from hpcbench.analysis.statistics import (
     CONFIDENCE,
     FEWEST_BLOCKS,
     Difference,
+    Numbers,
     holm,
+    moderate,
+    prior_of,
     repeats_needed,
+    two_sided_p,
 )
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,10 @@ class Pair:
 
     def repeats_needed(self) -> int | None:
         """Return about how many repeats would support the difference; None where that can't be said."""
-        mean, deviation = self.difference.mean, self.difference.deviation
-        if self.p_holm is None or mean is None or deviation is None:
+        told = self.difference
+        if self.p_holm is None or told.mean is None or told.deviation is None:
             return None
-        return repeats_needed(mean, deviation, self.tests)
+        return repeats_needed(told.mean, told.deviation, self.tests, told.freedom - (told.blocks - 1))
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Pairs:
     blocks: NDArray[np.int64]
     mean: Numbers
     deviation: Numbers
+    freedom: Numbers
     p: Numbers
     p_holm: Numbers
     tests: int
@@ -77,6 +79,7 @@ class Pairs:
             int(self.blocks[i, j]),
             _known(self.mean[i, j]),
             _known(self.deviation[i, j]),
+            float(self.freedom[i, j]),
             _known(self.p[i, j]),
         )
         return Pair(
@@ -101,7 +104,7 @@ def compare_all(names: Sequence[str], values: Mapping[str, Mapping[str, float]],
     table = _table(names, values)
     count = len(names)
     blocks = np.zeros((count, count), dtype=np.int64)
-    mean, deviation, p = (np.full((count, count), np.nan) for _ in range(3))
+    mean, variance = (np.full((count, count), np.nan) for _ in range(2))
     with np.errstate(divide="ignore", invalid="ignore"):
         positive = np.all(np.isnan(table) | (table > 0), axis=1)
         logarithms = np.log(table)
@@ -111,27 +114,46 @@ def compare_all(names: Sequence[str], values: Mapping[str, Mapping[str, float]],
                 both = (positive[i] & positive[i + 1 :])[:, None]
                 plain = np.where(both, logarithms[i] - logarithms[i + 1 :], plain)
             place = (i, slice(i + 1, None))
-            blocks[place], mean[place], deviation[place], p[place] = _tests(plain)
+            blocks[place], mean[place], variance[place] = _differences(plain)
+    deviation, freedom, p = _tests(blocks, mean, variance, _residual_freedom(table))
     p_holm = np.full((count, count), np.nan)
     tested = ~np.isnan(p)
-    p_holm[tested] = holm(p[tested])
+    p_holm[tested] = holm(p[tested].tolist())
     # The mean over shared blocks can contradict the estimates that gave the order: no claim then.
     contradicts = (mean < 0) if measure.higher_is_better else (mean > 0)
     p_holm[tested & contradicts] = 1.0
-    return Pairs(tuple(names), blocks, mean, deviation, p, p_holm, int(tested.sum()))
+    return Pairs(tuple(names), blocks, mean, deviation, freedom, p, p_holm, int(tested.sum()))
 
 
-def _tests(differences: Numbers) -> tuple[Any, Numbers, Numbers, Numbers]:
-    """Return blocks, mean, deviation and p of each row of differences (paired t test, two-sided)."""
+def _differences(differences: Numbers) -> tuple[Any, Numbers, Numbers]:
+    """Return blocks, mean and variance of each row of differences."""
     there = ~np.isnan(differences)
     n = there.sum(axis=1)
-    filled = np.where(there, differences, 0.0)
-    mean = np.where(n > 0, filled.sum(axis=1) / n, np.nan)
+    mean = np.where(n > 0, np.where(there, differences, 0.0).sum(axis=1) / n, np.nan)
     squares = np.where(there, differences - mean[:, None], 0.0) ** 2
-    deviation = np.where(n > 1, np.sqrt(squares.sum(axis=1) / (n - 1)), np.nan)
-    p = 2 * stats.t.sf(np.abs(mean) / (deviation / np.sqrt(n)), n - 1)
+    return n, mean, np.where(n > 1, squares.sum(axis=1) / (n - 1), np.nan)
+
+
+def _residual_freedom(table: Numbers) -> float:
+    """Return the degrees of freedom that are left when rows and blocks have each taken their mean."""
+    there = ~np.isnan(table)
+    return float(there.sum() - there.any(axis=1).sum() - there.any(axis=0).sum() + 1)
+
+
+def _tests(
+    blocks: NDArray[np.int64], mean: Numbers, variance: Numbers, most_freedom: float
+) -> tuple[Numbers, Numbers, Numbers]:
+    """Return deviation, degrees of freedom and p of each pair: moderated paired t tests, two-sided."""
+    freedom = np.maximum(blocks - 1.0, 0.0)
+    tested = blocks >= FEWEST_BLOCKS
+    prior = prior_of(variance[tested], freedom[tested])
+    moderated = variance.copy()
+    moderated[tested], freedom[tested] = moderate(prior, variance[tested], freedom[tested], most_freedom)
+    deviation = np.sqrt(moderated)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = two_sided_p(mean / (deviation / np.sqrt(blocks)), freedom)
     p = np.where(deviation == 0, np.where(mean == 0, 1.0, 0.0), p)
-    return n, mean, deviation, np.where(n >= FEWEST_BLOCKS, p, np.nan)
+    return deviation, freedom, np.where(tested, p, np.nan)
 
 
 def _table(names: Sequence[str], values: Mapping[str, Mapping[str, float]]) -> Numbers:

@@ -5,6 +5,9 @@ What is computed, and why so, stands in docs/report.md. Sources:
 - interval: Student (1908), "The probable error of a mean", Biometrika 6(1).
 - paired test: a repeat of every run stands close in time to the same repeat of the others (a block), so the
   machine's slow changes cancel in the difference. Of logarithms, since strategies differ by factors.
+- moderated variance: Smyth (2004), "Linear models and empirical Bayes methods for assessing differential
+  expression in microarray experiments", Stat. Appl. Genet. Mol. Biol. 3(1), section 6. A variance out of
+  three repeats says little; how the other pairs of the class vary says how far to trust it (decision 0014).
 - Holm (1979), "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6(2).
 - ranks as intervals: Al Mohamad, Goeman, van Zwet (2022), "Simultaneous confidence intervals for ranks with
   application to ranking institutions", Biometrics 78(1): with pairwise tests of a controlled family-wise
@@ -13,17 +16,22 @@ What is computed, and why so, stands in docs/report.md. Sources:
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from scipy import stats
+from numpy.typing import ArrayLike, NDArray
+
+Numbers = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 FEWEST_BLOCKS = 3  # below this no difference is claimed (MEASURING rule 11: three repeats are the default)
 POWER = 0.8  # of the design that `repeats_needed` proposes (Cohen 1988, section 2.4)
+FEWEST_VARIANCES = 3  # from fewer pairs nothing is learnt about how variances vary
 MOST_REPEATS = 100  # nobody runs more: beyond it the answer is "not to be told apart"
 
 
@@ -43,41 +51,84 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = math.fsum(values) / n
     if n < 2:
         return Estimate(mean, None, None, n)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * statistics.stdev(values) / math.sqrt(n)
+    half = t_quantile(n - 1) * statistics.stdev(values) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)
+
+
+@functools.cache
+def t_quantile(freedom: float) -> float:
+    """Return how many standard errors the two-sided interval reaches, at so many degrees of freedom."""
+    from scipy import special  # takes a third of a second, which printing a finished report need not
+
+    return float(special.stdtrit(freedom, (1 + CONFIDENCE) / 2))
+
+
+def two_sided_p(t: ArrayLike, freedom: ArrayLike) -> Any:
+    """Return how probable Student's t is to be as far from 0 as this, without a difference."""
+    from scipy import special
+
+    return 2 * special.stdtr(freedom, -np.abs(t))
 
 
 @dataclass(frozen=True)
 class Difference:
-    """First minus second over the `blocks` that both have; `p` is None where no test was made."""
+    """First minus second over the `blocks` that both have; `p` is None where no test was made.
+
+    `deviation` is that of one block's difference, as the test took it, with its degrees of `freedom`.
+    """
 
     blocks: int
     mean: float | None
     deviation: float | None
+    freedom: float
     p: float | None
 
+    def half_interval(self) -> float | None:
+        """Return how far the confidence interval of the mean reaches to each side."""
+        if self.deviation is None or self.freedom <= 0:
+            return None
+        return t_quantile(self.freedom) * self.deviation / math.sqrt(self.blocks)
 
-def paired_difference(
-    first: Mapping[str, float], second: Mapping[str, float], *, logarithmic: bool
-) -> Difference:
-    """Test whether two runs differ, block by block (two-sided paired t test).
 
-    Blocks are keys. With `logarithmic` the values must be positive and the mean is the logarithm of a ratio.
+@dataclass(frozen=True)
+class Prior:
+    """What is known of a pair's variance before it is looked at: as good as so many degrees of freedom.
+
+    `freedom` is 0 where nothing is known, infinite where all pairs vary alike.
     """
-    shared = sorted(first.keys() & second.keys())
-    scale = math.log if logarithmic else float
-    differences = [scale(first[block]) - scale(second[block]) for block in shared]
-    n = len(differences)
-    if n == 0:
-        return Difference(0, None, None, None)
-    mean = math.fsum(differences) / n
-    deviation = statistics.stdev(differences) if n > 1 else None
-    if n < FEWEST_BLOCKS or deviation is None:
-        return Difference(n, mean, deviation, None)
-    if deviation == 0:
-        return Difference(n, mean, deviation, 1.0 if mean == 0 else 0.0)
-    t = mean / (deviation / math.sqrt(n))
-    return Difference(n, mean, deviation, 2 * float(stats.t.sf(abs(t), n - 1)))
+
+    variance: float
+    freedom: float
+
+
+def prior_of(variances: Numbers, freedom: Numbers) -> Prior:
+    """Fit a prior to the variances of all pairs, each with its degrees of freedom, by moments of logarithms.
+
+    Variances of zero, and fewer than FEWEST_VARIANCES, say nothing.
+    """
+    from scipy import optimize, special
+
+    known = variances > 0
+    if known.sum() < FEWEST_VARIANCES:
+        return Prior(0.0, 0.0)
+    half = freedom[known] / 2
+    logarithms = np.log(variances[known]) - special.digamma(half) + np.log(half)
+    mean, excess = logarithms.mean(), logarithms.var(ddof=1) - special.polygamma(1, half).mean()
+    if excess <= 0:  # they vary no more among each other than chance makes them
+        return Prior(math.exp(mean), math.inf)
+    prior = optimize.brentq(lambda each: special.polygamma(1, each) - excess, 1e-8, 1e8)
+    return Prior(math.exp(mean + special.digamma(prior) - math.log(prior)), 2 * prior)
+
+
+def moderate(
+    prior: Prior, variances: Numbers, freedom: Numbers, most_freedom: float
+) -> tuple[Numbers, Numbers]:
+    """Return variances moved towards the prior's, and their degrees of freedom, at most `most_freedom`."""
+    total = np.maximum(freedom, np.minimum(freedom + prior.freedom, most_freedom))
+    if math.isinf(prior.freedom):
+        return np.full_like(variances, prior.variance), total
+    whole = prior.freedom * prior.variance + freedom * variances
+    return whole / (prior.freedom + freedom), total
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -90,21 +141,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def rank_intervals(rows: Sequence[str], better: Collection[tuple[str, str]]) -> dict[str, tuple[int, int]]:
-    """Return (rank, rank_high) of each row, from the supported differences `(better row, worse row)`.
-
-    `rows` stand best estimate first. A noisy row can be undecided against both of two rows that are told
-    apart; intervals are then widened until neither end goes down from row to row, which keeps their coverage.
-    """
-    spans = rank_spans(
-        [sum((other, row) in better for other in rows) for row in rows],
-        [sum((row, other) in better for other in rows) for row in rows],
-    )
-    return dict(zip(rows, spans, strict=True))
-
-
 def rank_spans(beaten_by: Sequence[int], beats: Sequence[int]) -> list[tuple[int, int]]:
-    """Return (rank, rank_high) of rows, best estimate first, from how many are supported better and worse."""
+    """Return (rank, rank_high) of rows, best estimate first, from how many are supported better and worse.
+
+    A noisy row can be undecided against both of two rows that are told apart; intervals are then widened
+    until neither end goes down from row to row, which keeps their coverage.
+    """
     rows = range(len(beats))
     low = [1 + beaten_by[row] for row in rows]
     high = [len(beats) - beats[row] for row in rows]
@@ -115,20 +157,24 @@ def rank_spans(beaten_by: Sequence[int], beats: Sequence[int]) -> list[tuple[int
     return list(zip(low, high, strict=True))
 
 
-def repeats_needed(mean: float, deviation: float, tests: int) -> int | None:
+def repeats_needed(mean: float, deviation: float, tests: int, borrowed: float = 0.0) -> int | None:
     """Return how many repeats would probably support a difference of this size among `tests` tests.
 
     The power of the paired t test comes from the noncentral t distribution (Cohen 1988), at the level that
-    Bonferroni leaves each test. None: more than MOST_REPEATS, or no difference at all.
+    Bonferroni leaves each test; `borrowed` are degrees of freedom that come from other pairs. None: more than
+    MOST_REPEATS, or no difference at all.
     """
     if mean == 0:
         return None
     if deviation == 0:
         return FEWEST_BLOCKS
+    from scipy import special
+
     level = (1 - CONFIDENCE) / tests
     for n in range(FEWEST_BLOCKS, MOST_REPEATS + 1):
-        critical = stats.t.isf(level / 2, n - 1)
+        freedom = n - 1 + borrowed
+        critical = -special.stdtrit(freedom, level / 2)
         # The far tail adds nothing that could be seen; the near one is the power.
-        if stats.nct.sf(critical, n - 1, abs(mean) / deviation * math.sqrt(n)) >= POWER:
+        if 1 - special.nctdtr(freedom, abs(mean) / deviation * math.sqrt(n), critical) >= POWER:
             return n
     return None

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from statistics import mean
 
 from hpcbench.cluster.decide import Action, Decision
+from hpcbench.cluster.disk import disk_bytes, written
 from hpcbench.cluster.show import duration
+from hpcbench.config.catalog import Catalog
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import HpcbenchError, InputError
 
@@ -17,16 +19,17 @@ FILES_PER_PROCESS = 2
 FILES_PER_RUN = 3
 
 
-def estimate(decisions: Sequence[Decision], to_do: Sequence[RunSpec]) -> str:
-    """Return one line: how many runs, how long at most, how long by experience, how many files."""
+def estimate(decisions: Sequence[Decision], to_do: Sequence[RunSpec], catalog: Catalog) -> str:
+    """Return one line: how many runs, how long at most, how long by experience, how much disk and files."""
     names = {spec.name for spec in to_do}
     longest_s = sum(spec.resources.time_s for spec in to_do)
     gpu_hours = gpu_hours_at_most(to_do)
     gpus = f", at most {gpu_hours:.1f} GPU-hours" if gpu_hours else ""
+    disk = written(sum(disk_bytes(spec, catalog) for spec in to_do))
     files = sum(FILES_PER_RUN + FILES_PER_PROCESS * spec.processes for spec in to_do)
     return (
         f"to do: {len(names)} runs, {len(to_do)} with their repeats, at most {duration(longest_s)} by limits"
-        f"{gpus}, {_expected(decisions, to_do)}, about {files} files"
+        f"{gpus}, {_expected(decisions, to_do)}, at most about {disk} in {files} files"
     )
 
 

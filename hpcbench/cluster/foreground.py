@@ -11,6 +11,7 @@ from pathlib import Path
 from hpcbench.cluster import queue
 from hpcbench.cluster.admission import cores_shared_by, threads_per_rank, warnings_of, why_not
 from hpcbench.cluster.claim import claim_next, latest_claim
+from hpcbench.cluster.cores import cores_near_gpus, cores_of_ranks
 from hpcbench.cluster.inbox import Inbox
 from hpcbench.cluster.machine import Machine, this_machine
 from hpcbench.cluster.place import become_worker, find_seat, take_seat
@@ -78,10 +79,12 @@ def _supervise(folder: RunFolder, stored: StoredRun, machine: Machine, threads: 
     shared = somebody_else_runs()
     if shared:
         print("hpcbench: a job is running on this machine: both will be slower", file=sys.stderr)
+    near = () if shared else cores_near_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     task = Assignment(
         spec=spec,
         claim=claim_next(folder, spec, f"run-{new_job_id()}"),
         threads=threads,
+        cores=cores_of_ranks(spec, near, threads),
         data=stored.data,
         warnings=warnings_of(spec, machine, shared=shared),
         environment=dict(os.environ),

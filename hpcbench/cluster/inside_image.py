@@ -22,6 +22,15 @@ def version_of_hpcbench() -> object:
     return hpcbench.__version__
 
 
+def source_of_hpcbench() -> object:
+    """Return what stands for its source, None where it can't say."""
+    try:
+        from hpcbench.measure.source import source_digest
+    except (ImportError, SyntaxError):
+        return None
+    return source_digest()
+
+
 def problem_of(place: str) -> object:
     """Return what is wrong with a folder, or None."""
     path = place[2:]
@@ -50,6 +59,7 @@ print(
         {
             "python": list(sys.version_info[:3]),
             "hpcbench": version_of_hpcbench(),
+            "source": source_of_hpcbench(),
             "torch": importlib.util.find_spec("torch") is not None,
             "shared_memory_bytes": free_shared_memory(),
             "folders": {place[2:]: problem_of(place) for place in sys.argv[2:]},

@@ -14,6 +14,7 @@ from pathlib import Path
 from hpcbench.cluster import queue
 from hpcbench.cluster.admission import oversubscribed, threads_per_rank, warnings_of
 from hpcbench.cluster.claim import AlreadyClaimedError, Claim, Ending, claim_next
+from hpcbench.cluster.cores import cores_near_gpus, cores_of_ranks
 from hpcbench.cluster.inbox import Inbox
 from hpcbench.cluster.joblog import say
 from hpcbench.cluster.jobs import write_identity
@@ -21,6 +22,7 @@ from hpcbench.cluster.machine import Machine, this_machine
 from hpcbench.cluster.plan import JobPlan, read_plan, run_key
 from hpcbench.cluster.probing import probe_first
 from hpcbench.cluster.ranks import RankSet
+from hpcbench.cluster.staging import kept_staged
 from hpcbench.cluster.stored import StoredRun, read_stored
 from hpcbench.cluster.supervisor import Assignment, ranks_here, supervise
 from hpcbench.config.spec import RunSpec
@@ -49,12 +51,13 @@ def run_job(plan_path: str) -> None:
         if plan.nodes > 1:
             over_nodes(plan, inbox)
             return
-        probe_first(work, plan.runs)
-        for name, repeat in plan.runs:
-            if inbox.stopped():
-                say(f"stopped by {inbox.stopped_by}")
-                break
-            work.do(name, repeat)
+        with kept_staged(Path(plan.results), plan.runs):
+            probe_first(work, plan.runs)
+            for name, repeat in plan.runs:
+                if inbox.stopped():
+                    say(f"stopped by {inbox.stopped_by}")
+                    break
+                work.do(name, repeat)
 
 
 def over_nodes(plan: JobPlan, inbox: Inbox) -> None:
@@ -138,10 +141,13 @@ class Work:
 
     def assignment(self, stored: StoredRun, claim: Claim) -> Assignment:
         """Return what the ranks of a claimed run are given."""
+        threads = threads_per_rank(self.machine, stored.cores_shared_by)
+        near = () if self.plan.shared else cores_near_gpus(self.environment.get("CUDA_VISIBLE_DEVICES"))
         return Assignment(
             spec=stored.spec,
             claim=claim,
-            threads=threads_per_rank(self.machine, stored.cores_shared_by),
+            threads=threads,
+            cores=cores_of_ranks(stored.spec, near, threads),
             data=stored.data,
             warnings=warnings_of(stored.spec, self.machine, shared=self.plan.shared),
             environment=self.environment,

@@ -17,6 +17,7 @@ import hpcbench
 from hpcbench.cluster.containers import ADAPTERS, Bind, ContainerError, Inside, Start
 from hpcbench.cluster.images import Image, architecture_here, last_line
 from hpcbench.config.spec import Container
+from hpcbench.measure.source import source_digest
 
 PROBE_TIMEOUT_S = 900  # pyxis may have to import a large image first
 OLDEST_PYTHON = (3, 11)
@@ -107,11 +108,12 @@ def _problem(needs: Needs, found: Mapping[str, Any]) -> str | None:
         return f"it has Python {'.'.join(map(str, python))}, and hpcbench needs {wanted} or newer"
     if found["hpcbench"] is None:
         return "there is no hpcbench inside; container: {.., inject: true} brings along this machine's"
+    mend = "build it anew, or say container: {.., inject: true}"
     if found["hpcbench"] != hpcbench.__version__:
-        return (
-            f"it has hpcbench {found['hpcbench']}, and this machine has {hpcbench.__version__}: build it "
-            "anew, or say container: {.., inject: true}"
-        )
+        return f"it has hpcbench {found['hpcbench']}, and this machine has {hpcbench.__version__}: {mend}"
+    if found["source"] != source_digest():
+        states = f"source {found['source'] or 'older'} there, {source_digest()} here"
+        return f"it has hpcbench {found['hpcbench']} in another state than this machine ({states}): {mend}"
     if needs.torch and not found["torch"]:
         return "there is no torch inside"
     folders: dict[str, str | None] = found["folders"]

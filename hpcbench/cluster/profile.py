@@ -14,7 +14,7 @@ from annotated_types import Ge, Le, Predicate, doc
 import hpcbench
 from hpcbench.config.document import Document, read_document
 from hpcbench.config.schema import Leaf, Map, map_of
-from hpcbench.config.spec import FORBID_UNKNOWN, Container, is_time_limit, seconds_of
+from hpcbench.config.spec import Container, is_time_limit, seconds_of
 from hpcbench.errors import InputError, input_error, nearest
 
 FOLDERS_VARIABLE = "HPCBENCH_PROFILES"
@@ -45,7 +45,6 @@ class Profile:
     sets are, or the folder of each.
     """
 
-    __pydantic_config__ = FORBID_UNKNOWN
     account: str | None = None
     partition: str | None = None
     qos: str | None = None

@@ -75,7 +75,7 @@ def submit(request: Request, catalog: Catalog, rank: Callable[[ResultsFolder], N
         _print_decisions(decisions, as_json=request.json)
         return 0
     _refuse(decisions, force=request.force)
-    _announce(decisions, request, execution)
+    _announce(decisions, request, execution, catalog)
     if request.force and not request.yes:
         _ask_before_replacing(decisions)
     with interrupts.held_back() as interrupted:
@@ -176,7 +176,9 @@ def _named(decisions: Sequence[Decision]) -> str:
     return f"{named}; and {more} more" if more > 0 else named
 
 
-def _announce(decisions: Sequence[Decision], request: Request, execution: Execution) -> None:
+def _announce(
+    decisions: Sequence[Decision], request: Request, execution: Execution, catalog: Catalog
+) -> None:
     to_do = [each.spec for each in decisions if each.action in (Action.RUN, Action.CONFLICT)]
     refuse_above(request.max_gpu_hours, to_do)
     if to_do:
@@ -187,7 +189,7 @@ def _announce(decisions: Sequence[Decision], request: Request, execution: Execut
     if left_out:
         _say(f"{len(decisions)} runs: {', '.join(left_out)}")
     if to_do:
-        _say(estimate(decisions, to_do))
+        _say(estimate(decisions, to_do, catalog))
         if request.max_gpu_hours is None and not request.yes:
             ask_above(ASK_ABOVE_GPU_HOURS, to_do)
 

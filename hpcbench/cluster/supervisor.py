@@ -35,8 +35,8 @@ THREAD_VARIABLES = (
 class Assignment:
     """A claimed attempt at a run, and what its ranks are given. `environment` is that of the submitter.
 
-    `node` is this supervisor's, `address` where rank 0 is found from here, `grace_s` what ranks that are told
-    to stop get.
+    `cores` are those of the ranks that are bound to some, `node` is this supervisor's, `address` where rank 0
+    is found from here, `grace_s` what ranks that are told to stop get.
     """
 
     spec: RunSpec
@@ -45,6 +45,7 @@ class Assignment:
     data: str | None
     warnings: list[str]
     environment: Mapping[str, str]
+    cores: Mapping[int, list[int]] = field(default_factory=dict)
     node: int = 0
     address: str = "127.0.0.1"
     grace_s: float = GRACE_S
@@ -124,6 +125,7 @@ def rank_environment(task: Assignment, rank: int) -> dict[str, str]:
         nodes=task.spec.resources.nodes,
         address="127.0.0.1" if rank == 0 else task.address,
         threads=task.threads,
+        cores=task.cores.get(rank),
         data=task.data,
         process_start_ns=time.time_ns(),
         warnings=task.warnings,

@@ -65,6 +65,7 @@ class StrategyEntry(Entry):
     processes: Processes
     options: type = NoOptions
     backends: tuple[str, ...] = ()  # empty: it does not communicate
+    updates_alone: Callable[[Mapping[str, Any]], bool] = lambda options: False  # each rank's gradient
     extra_processes: Callable[[Mapping[str, Any]], int] = lambda options: 0  # servers
     torch_free: bool = False
     check: Check = lambda spec: None
@@ -77,9 +78,10 @@ class ModelEntry(Entry):
     """One line of the model table.
 
     `stems` are the values of `stem` it knows, `input_channels` None: any, `blocks` how many parts it can be
-    cut into (a test holds it against the model itself).
+    cut into, `parameters` how many it has at 1,000 classes (tests hold both against the model itself).
     """
 
+    parameters: int
     blocks: int = 1
     stems: tuple[str, ...] = ()
     input_channels: int | None = None

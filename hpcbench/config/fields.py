@@ -13,7 +13,7 @@ from hpcbench.config.schema import Leaf, Locate, Map, did_you_mean, map_of
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import InputError, input_error
 
-DERIVED = ("global_batch", "processes", "device", "data_shards", "servers")
+DERIVED = ("global_batch", "processes", "device", "data_shards", "updates_per_step", "servers")
 MISSING = object()
 
 

@@ -30,8 +30,8 @@ class Placement:
     """Where a process is. Training ranks come first, then servers.
 
     `address` is what rank 0 listens on and the others connect to; `port` None lets rank 0 take a free one and
-    say so in the run folder. `threads` is how many compute threads this process may use. `warnings` are what
-    the supervisor wants to stand in the record.
+    say so in the run folder. `threads` is how many compute threads this process may use, `cores` are those
+    that it is bound to, None: any. `warnings` are what the supervisor wants to stand in the record.
     """
 
     run_folder: str
@@ -44,6 +44,7 @@ class Placement:
     address: str = "127.0.0.1"
     port: int | None = None
     threads: int = 1
+    cores: list[int] | None = None
     data: str | None = None
     process_start_ns: int
     warnings: list[str] = field(default_factory=list)

@@ -67,7 +67,8 @@ class Resolver:
         device: Device = "cuda" if resources.gpus_per_node else "cpu"
         seats = _seats(draft, entry, resources)
         options = self._options_of(draft, "strategy", entry)
-        batch_size = _batch_size(draft, seats.data_shards)
+        updates = seats.data_shards if entry.updates_alone(options) else 1
+        batch_size = _batch_size(draft, seats.data_shards // updates)
         steps = values.get("steps")
         epochs = values.get("epochs") or (None if steps else DEFAULT_EPOCHS)
         spec = RunSpec(
@@ -80,6 +81,7 @@ class Resolver:
             devices=seats.devices,
             servers=entry.extra_processes(options),
             data_shards=seats.data_shards,
+            updates_per_step=updates,
             dataset_options=self._options_of(draft, "dataset", dataset),
             stem=_stem(draft, model),
             batch_size=batch_size,

@@ -120,7 +120,7 @@ def _check_data(spec: RunSpec, draft: Draft, catalog: Catalog) -> None:
             hint=_fitting_models(channels, catalog),
         )
     samples = spec.dataset_options.get("samples", dataset.train_samples)
-    if samples is not None and spec.global_batch > samples:
+    if samples is not None and spec.samples_per_step > samples:
         raise _batch_too_large(spec, draft, samples)
 
 
@@ -144,8 +144,8 @@ def _fitting_models(channels: int, catalog: Catalog) -> str | None:
 def _batch_too_large(spec: RunSpec, draft: Draft, samples: int) -> InputError:
     said = "batch_size" if draft.values.get("global_batch") is None else "global_batch"
     return input_error(
-        f"the global batch of {spec.global_batch} is larger than the {samples} training samples of "
-        f"{spec.dataset}: there is not one full step",
+        f"a step of all ranks takes {spec.samples_per_step} samples, more than the {samples} training "
+        f"samples of {spec.dataset}: there is not one full step",
         **draft.at(said),
         found=draft.values.get(said, spec.batch_size),
     )

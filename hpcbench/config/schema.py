@@ -38,6 +38,7 @@ FOLLOWS = {
     "device": "It follows from resources.gpus_per_node: 0 means CPU",
     "servers": "Say strategy_options: {servers: N}",
     "data_shards": "It follows from strategy and ranks",
+    "updates_per_step": "It follows from strategy, its options and ranks",
     "repeat": "Say repeats: N",
     "smoke": "Give --smoke on the command line",
     "declared_id": "Only --smoke sets it",

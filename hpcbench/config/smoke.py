@@ -37,6 +37,7 @@ def scaled_down(declared: RunSpec, catalog: Catalog, gpus: int) -> RunSpec:
         ranks=ranks,
         devices=devices,
         data_shards=shards,
+        updates_per_step=shards if declared.updates_per_step > 1 else 1,
         batch_size=batch,
         accumulation=next(each for each in range(min(run.accumulation, batch), 0, -1) if batch % each == 0),
         dataset_options=_small_data(declared, batch * shards),
@@ -65,13 +66,13 @@ def _on_cpu(run: RunSpec) -> RunSpec:
     )
 
 
-def _small_data(run: RunSpec, global_batch: int) -> dict[str, Any]:
+def _small_data(run: RunSpec, samples_per_step: int) -> dict[str, Any]:
     """Shrink what a data set lets its options say: pixels, and no more samples than are looked at."""
     smallest = {
         "image_size": IMAGE_SIZE,
         "decoded_size": DECODED_SIZE,
-        "samples": EPOCHS * STEPS_PER_EPOCH * global_batch,
-        "evaluation_samples": EVALUATION_BATCHES * global_batch,
+        "samples": EPOCHS * STEPS_PER_EPOCH * samples_per_step,
+        "evaluation_samples": EVALUATION_BATCHES * samples_per_step,
     }
     return {
         key: min(value, smallest[key]) if key in smallest and value is not None else value

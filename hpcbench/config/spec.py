@@ -12,7 +12,7 @@ import json
 import re
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, Predicate, doc
 
@@ -24,8 +24,6 @@ Stem = Literal["cifar", "imagenet"]
 Runtime = Literal["none", "apptainer", "docker", "podman", "pyxis"]
 Checkpointing = Literal["auto", "epoch", "none"]
 
-FORBID_UNKNOWN: Any = {"extra": "forbid", "strict": False}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
@@ -35,7 +33,6 @@ class Optimizer:
     2017). `weight_decay_on_norm: false` spares biases and the parameters of normalisation layers.
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     name: Literal["sgd"] = "sgd"
     lr: Annotated[float, Gt(0), Lt(1e6)] = 0.1
     lr_batch: Annotated[int, Ge(1), Le(1_000_000_000)] | None = None
@@ -54,7 +51,6 @@ class Schedule:
     `warmup_epochs`.
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     name: Literal["constant", "cosine", "step"] = "cosine"
     warmup_epochs: Annotated[float, Ge(0), Le(10_000)] = 0.0
     step_epochs: Annotated[int, Gt(0)] = 30
@@ -90,7 +86,6 @@ def limit_of(seconds: int) -> str:
 class Resources:
     """What a run asks a scheduler for; `gpus_per_node: 0` is a run on CPUs."""
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     nodes: Annotated[int, Ge(1), Le(10_000)] = 1
     gpus_per_node: Annotated[int, Ge(0), Le(64)] = 0
     cpus_per_gpu: Annotated[int, Ge(1), Le(1024)] = 1
@@ -112,7 +107,6 @@ class Container:
     folders that ranks need besides results and data, read-only and under the same name.
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     runtime: Runtime = "none"
     image: str | None = None
     inject: bool = False
@@ -130,7 +124,6 @@ class Input:
     later runs in $HPCBENCH_CACHE.
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     workers: Annotated[int, Ge(0), Le(1024)] | None = None
     stage: str | None = None
     disk_cache: bool = False
@@ -148,6 +141,8 @@ class RunSpec:
     """One run of one repeat, resolved: nothing is left to default after this.
 
     `batch_size` is per training rank, `devices` per training rank, `seed` is that of this repeat.
+    `updates_per_step` is how many updates follow when each rank does one step: more than one where a server
+    updates by each rank's gradient alone.
     `accumulation` splits each rank's batch into that many micro-batches; it never changes the global batch.
     `checkpoint` says after which epochs the state is kept for going on later: `auto` now and then, so that
     short runs never do it.
@@ -158,7 +153,6 @@ class RunSpec:
     sets these two.
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     name: str
     repeat: Annotated[int, Ge(0)] = 0
     strategy: str
@@ -169,6 +163,7 @@ class RunSpec:
     devices: Annotated[int, Ge(1), Le(64)] = 1
     servers: Annotated[int, Ge(0), Le(1024)] = 0
     data_shards: Annotated[int, Ge(1)] = 1
+    updates_per_step: Annotated[int, Ge(1)] = 1
     dataset: str = "digits"
     dataset_options: dict[str, Any] = field(default_factory=dict)
     model: str = "smallconv"
@@ -203,7 +198,12 @@ class RunSpec:
 
     @property
     def global_batch(self) -> int:
-        """Samples that one update rests on, over all training ranks."""
+        """Samples that one update rests on: of all training ranks, or of one, where each updates alone."""
+        return self.samples_per_step // self.updates_per_step
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples that all training ranks together consume when each does one step."""
         return self.batch_size * self.data_shards
 
     @property
@@ -236,8 +236,8 @@ class RunSpec:
 # The choices that are ranked: two runs that differ only here learn the same thing.
 NOT_RECIPE = (
     "strategy", "strategy_options", "backend", "device", "ranks", "devices", "servers", "data_shards",
-    "batch_size", "accumulation", "precision", "channels_last", "compile", "cache", "input", "seed",
-    "warmup_steps", "window_steps", "resources", "container", "declared_id",
+    "updates_per_step", "batch_size", "accumulation", "precision", "channels_last", "compile", "cache",
+    "input", "seed", "warmup_steps", "window_steps", "resources", "container", "declared_id",
 )  # fmt: skip
 
 

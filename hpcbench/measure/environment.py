@@ -9,7 +9,8 @@ import functools
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,40 @@ def describe_environment(environment: Mapping[str, str] = os.environ) -> dict[st
         "cpu": _cpu_model(),
         "cores_physical": _physical_cores(),
         "cores_logical": os.cpu_count(),
-        "cores_usable": len(os.sched_getaffinity(0)),
+        "cores_usable": _cores_usable(),
+        "cores_bound": _cores_bound(),
         "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "load_1min": os.getloadavg()[0],
         "git": git_state(Path(hpcbench.__file__).parent),
         "image_digest": environment.get("HPCBENCH_IMAGE_DIGEST"),
         "variables": _speed_variables(environment),
     }
+
+
+@functools.cache
+def _cores_usable() -> int:
+    """Count the cores that were this process's when it was first asked, before it was bound to some."""
+    return len(os.sched_getaffinity(0))
+
+
+def _cores_bound() -> list[int] | None:
+    cores = os.sched_getaffinity(0)
+    return sorted(cores) if len(cores) < _cores_usable() else None
+
+
+def bind_to(cores: Collection[int] | None) -> None:
+    """Keep this process, and all that it starts, to these cores; None: to any.
+
+    Before anything is imported that starts threads: each has its own set of cores.
+    """
+    _cores_usable()
+    if not cores:
+        return
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as error:
+        # A container engine may have given this rank other cores: it trains on those, and its record says so.
+        print(f"not bound to cores {sorted(cores)}: {error.strerror}", file=sys.stderr)
 
 
 def _versions() -> dict[str, str]:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
 from hpcbench.analysis.pairs import Pair, compare_all
 from hpcbench.analysis.ranking import MEASURES, baseline, by_block
 from hpcbench.analysis.rows import FLAG, NUMBER, TEXT, WHOLE
-from hpcbench.analysis.statistics import CONFIDENCE
 from hpcbench.report.cells import NOTHING, Row, number
 from hpcbench.report.plots.scene import Scene
 from hpcbench.report.studies import StudyTable
@@ -101,7 +99,7 @@ def statistics_table(each: Statistics, words: Words) -> StudyTable:
 
 def _told(which: str, pair: Pair, row: Row, rank_by: str) -> dict[str, Any]:
     """Return a comparison as seen from a row: above 1 (or 0), it has more of what is compared."""
-    mean, deviation, n = pair.difference.mean, pair.difference.deviation, pair.difference.blocks
+    mean, half = pair.difference.mean, pair.difference.half_interval()
     side = 1.0 if pair.first == row["experiment"] else -1.0
     other = pair.second if side > 0 else pair.first
     told: dict[str, Any] = {f"{which}_experiment": other}
@@ -109,8 +107,7 @@ def _told(which: str, pair: Pair, row: Row, rank_by: str) -> dict[str, Any]:
         return told
     scale = math.exp if MEASURES[rank_by].logarithmic else float
     told[f"{which}_effect"] = scale(side * mean)
-    if deviation is not None and n > 1:
-        half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * deviation / math.sqrt(n)
+    if half is not None:
         told |= {
             f"{which}_effect_low": scale(side * mean - half),
             f"{which}_effect_high": scale(side * mean + half),

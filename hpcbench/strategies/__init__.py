@@ -86,6 +86,7 @@ STRATEGIES: dict[str, StrategyEntry] = {
         processes=Processes.DATA_PARALLEL,
         options=PsOptions,
         backends=GLOO_OR_NCCL,
+        updates_alone=ps_rules.is_asynchronous,
         extra_processes=ps_rules.count_servers,
         check=ps_rules.refuse,
         smoke=ps_rules.shrink,

@@ -13,7 +13,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hoo
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from hpcbench.strategies.base import MakeOptimizer, Replicated
+from hpcbench.strategies.base import Batch, MakeOptimizer, Replicated, measure_logits, set_mode
 
 # bfloat16 by a function without a name: DistributedDataParallel refuses torch's, by its name, where there is
 # no CUDA, though gloo adds bfloat16 up as well as NCCL does.
@@ -32,6 +32,11 @@ class Ddp(Replicated):
 
     exchange_can_be_left_out = True
     module: DistributedDataParallel
+    example: Batch | None = None
+
+    def rehearse(self, model: nn.Module, example: Batch) -> None:
+        """Keep a batch for `prepare`."""
+        self.example = example
 
     def prepare(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
         """Wrap the model."""
@@ -52,6 +57,26 @@ class Ddp(Replicated):
             self.module.register_comm_hook(self.world.trainers, noop_hook)
         elif self.options.compression != "none":
             self.module.register_comm_hook(self.world.trainers, COMPRESSION[self.options.compression])
+        if self.example is not None:
+            self._lay_out_buckets(self.example)
+
+    def _lay_out_buckets(self, example: Batch) -> None:
+        """Go forward and backward once, for nothing.
+
+        Torch lays the buckets out anew after the first backward, in the order in which gradients came. On
+        three ranks and more the layout decides in which order they are added up: a process that goes on from
+        a checkpoint would come to other bits than one that never stopped.
+        """
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        set_mode(self.model, training=True)
+        # Compiled code would be made for a batch of this size.
+        with torch.compiler.set_stance("force_eager"), self.precision.autocast():
+            sums = measure_logits(self.module(example.images), example.labels)
+        sums.loss_sum.backward()
+        self.clear_gradients()
+        with torch.no_grad():
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
 
     def accumulating(self, last: bool) -> AbstractContextManager[object]:
         """Exchange gradients with the last micro-batch only."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
-
-from hpcbench.config.spec import FORBID_UNKNOWN
 
 Megabytes = Annotated[float, Gt(0), Le(100_000)]
 
@@ -16,7 +14,6 @@ Megabytes = Annotated[float, Gt(0), Le(100_000)]
 class NoopOptions:
     """`step_s` is how long a pretended step takes; `fail_at_step` lets a run fail, for tests of jobs."""
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     step_s: Annotated[float, Le(3600)] = 0.0
     fail_at_step: int | None = None
 
@@ -28,7 +25,6 @@ class DdpOptions:
     `compression` sends gradients in half precision: less to send, and a little less exact.
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     bucket_mb: Megabytes = 25.0
     gradient_as_bucket_view: bool = False
     static_graph: bool = False
@@ -50,7 +46,6 @@ class PipelineOptions:
     Where `accumulation` splits a batch already, each of its parts is split once more.
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     schedule: Literal["gpipe", "1f1b"] = "gpipe"
     micro_batches: Annotated[int, Ge(1), Le(100_000)] = 4
 
@@ -59,7 +54,6 @@ class PipelineOptions:
 class LocalSgdOptions:
     """`local_steps` is how many steps the ranks do alone between two averages."""
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     local_steps: Annotated[int, Ge(1), Le(1_000_000)] = 8
 
 
@@ -71,7 +65,6 @@ class PsOptions:
     worker may be at most `max_staleness` steps ahead of the slowest (Ho et al. 2013).
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     server: Literal["cpu", "gpu"] = "cpu"
     servers: Annotated[int, Ge(1), Le(1024)] = 1
     mode: Literal["sync", "async", "bounded"] = "sync"
@@ -83,7 +76,6 @@ class PsOptions:
 class CollectiveOptions:
     """`exchange` says when gradients are reduced, and in which pieces."""
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     exchange: Literal["per_parameter", "bucketed", "overlapped"] = "bucketed"
     bucket_mb: Megabytes = 25.0
 
@@ -92,7 +84,6 @@ class CollectiveOptions:
 class FaultyOptions:
     """Which mistake to make (docs/audit.md); inflated_count counts as if `counted_ranks` had trained."""
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     mistake: Literal[
         "unequal_start",
         "summed_gradients",

@@ -19,6 +19,11 @@ def count_servers(options: Mapping[str, Any]) -> int:
     return int(options.get("servers", PsOptions().servers))
 
 
+def is_asynchronous(options: Mapping[str, Any]) -> bool:
+    """Say whether the server updates by each worker's gradient alone, as they come."""
+    return str(options.get("mode", PsOptions().mode)) != "sync"
+
+
 def shrink(spec: RunSpec) -> RunSpec:
     """Scale a server down with its run: few servers, and in memory where there are no GPUs."""
     options = dict(spec.strategy_options)

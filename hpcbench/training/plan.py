@@ -10,7 +10,7 @@ from hpcbench.config.spec import RunSpec
 
 
 class TooFewSamplesError(ValueError):
-    """The training set does not fill one global batch."""
+    """The training set does not fill one step of all ranks."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Window:
 class Plan:
     """The steps of a run; they count from 0 over the whole run.
 
-    An epoch drops its remainder: floor(samples / global batch) steps, the same for every strategy.
+    An epoch drops its remainder: floor(samples / samples per step) steps, the same for every strategy.
     """
 
     steps_per_epoch: int
@@ -36,10 +36,11 @@ class Plan:
     @classmethod
     def of(cls, spec: RunSpec, train_samples: int) -> Plan:
         """Plan a run over a training set of that many samples; raises TooFewSamplesError."""
-        per_epoch = train_samples // spec.global_batch
+        per_epoch = train_samples // spec.samples_per_step
         if per_epoch == 0:
             raise TooFewSamplesError(
-                f"the global batch of {spec.global_batch} is larger than the training set of {train_samples}"
+                f"a step of all ranks takes {spec.samples_per_step} samples, more than the training set of "
+                f"{train_samples}"
             )
         per_epoch = min(per_epoch, spec.steps_per_epoch or per_epoch)  # --smoke cuts epochs short
         total = spec.steps if spec.steps is not None else per_epoch * (spec.epochs or 0)

@@ -107,7 +107,7 @@ def load_dataset(spec: RunSpec, device: torch.device, dtype: torch.dtype, placem
     dataset: Dataset = entry.load()(
         device=device,
         dtype=dtype,
-        global_batch=spec.global_batch,
+        samples_per_step=spec.samples_per_step,
         seed=spec.seed,
         channels_last=spec.channels_last,
         options=entry.options(**spec.dataset_options),

@@ -11,9 +11,11 @@ import sys
 import traceback
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from hpcbench.config.placement import Placement
 from hpcbench.errors import InputError
+from hpcbench.measure.environment import bind_to
 from hpcbench.records.events import Interrupted, RunFailed
 from hpcbench.records.layout import RunFolder
 from hpcbench.records.writer import EventWriter
@@ -34,6 +36,7 @@ def main() -> int:
     spec, declared = read_spec(folder)
     path = folder.events(placement.attempt, placement.rank)
     writer = EventWriter(path, run_id=spec.run_id, attempt=placement.attempt, rank=placement.rank)
+    bind_to(placement.cores)
     session = Session(spec, declared, placement, writer)
     session.listen_for_stop()
     status = _guarded(session)
@@ -99,5 +102,17 @@ def _failure(session: Session, error: Exception) -> RunFailed:
     )
 
 
+def _leave(status: int) -> NoReturn:
+    """End the process, after a failure without tearing down a process group whose peers are gone.
+
+    Gloo's destructors abort the process then, at times, and its exit status would no longer be the run's.
+    """
+    if status == 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())

@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from scipy import stats
 
+from hpcbench.analysis.pairs import Measure, compare_all
 from hpcbench.analysis.statistics import (
     FEWEST_BLOCKS,
     Estimate,
+    Prior,
     estimate,
     holm,
-    paired_difference,
-    rank_intervals,
+    prior_of,
+    rank_spans,
     repeats_needed,
 )
 
@@ -42,38 +45,82 @@ def test_one_value_has_no_interval() -> None:
     assert estimate([5.0]) == Estimate(5.0, None, None, 1)
 
 
+Values = dict[str, dict[str, float]]
+THROUGHPUT = Measure(higher_is_better=True, logarithmic=True)
+
+
+def by_row(table: NDArray[np.float64]) -> Values:
+    """Return rows of repeats as runs by name and block."""
+    return {f"row{i}": {f"r{k}": float(v) for k, v in enumerate(row)} for i, row in enumerate(table)}
+
+
 @given(st.lists(st.tuples(speeds, speeds), min_size=FEWEST_BLOCKS, max_size=8))
-def test_paired_test_is_scipys_on_logarithms(pairs: list[tuple[float, float]]) -> None:
-    """The test of a difference is the paired t test on the logarithms of both runs, block by block."""
-    first, second = zip(*pairs, strict=True)
-    found = paired_difference(
-        {f"r{i}": v for i, v in enumerate(first)},
-        {f"r{i}": v for i, v in enumerate(second)},
-        logarithmic=True,
-    )
-    spread = np.std(np.log(first) - np.log(second), ddof=1)
-    assert found.mean == pytest.approx(np.mean(np.log(first) - np.log(second)), abs=1e-9)
-    if spread > 1e-6:  # below, scipy's own rounding decides
-        assert found.p == pytest.approx(
-            stats.ttest_rel(np.log(first), np.log(second)).pvalue, rel=1e-6, abs=1e-12
-        )
+def test_two_runs_are_tested_as_scipy_does_on_logarithms(pairs: list[tuple[float, float]]) -> None:
+    """One pair has nobody to learn from: the test is the paired t test on the logarithms, block by block."""
+    table = np.array(sorted(np.array(pairs).T.tolist(), key=np.mean, reverse=True))
+    logarithms = np.log(table)
+    difference = logarithms[0] - logarithms[1]
+    found = compare_all(["row0", "row1"], by_row(table), THROUGHPUT).pair(0, 1).difference
+    assert found.mean == pytest.approx(difference.mean(), abs=1e-9)
+    if difference.std() > 1e-6:  # below, scipy's own rounding decides
+        expected = stats.ttest_rel(*logarithms)
+        low, high = expected.confidence_interval()
+        assert found.p == pytest.approx(expected.pvalue, rel=1e-6, abs=1e-12)
+        assert found.half_interval() == pytest.approx((high - low) / 2, rel=1e-6)
 
 
 def test_only_shared_blocks_are_paired() -> None:
     """Repeats that were not run side by side are no evidence, and fewer than three are no test."""
-    first = {"a/r0": 10.0, "a/r1": 11.0, "a/r2": 12.0}
-    assert paired_difference(first, {"b/r0": 1.0}, logarithmic=True).blocks == 0
-    two = paired_difference(first, {"a/r0": 9.0, "a/r1": 9.0, "b/r2": 9.0}, logarithmic=True)
-    assert (two.blocks, two.p) == (2, None)
+    values = {
+        "first": {"a/r0": 10.0, "a/r1": 11.0, "a/r2": 12.0},
+        "second": {"a/r0": 9.0, "a/r1": 9.0, "b/r2": 9.0},
+        "third": {"b/r0": 1.0},
+    }
+    pairs = compare_all(list(values), values, THROUGHPUT)
+    assert [pairs.pair(0, other).difference.blocks for other in (1, 2)] == [2, 0]
+    assert [pairs.pair(0, other).difference.p for other in (1, 2)] == [None, None]
 
 
 def test_a_difference_without_spread_is_certain_and_none_is_none() -> None:
     """Equal runs never differ, and a difference that is the same in each block always does."""
-    first = {"r0": 4.0, "r1": 8.0, "r2": 16.0}
-    assert paired_difference(first, first, logarithmic=True).p == 1
-    assert paired_difference(
-        {k: 2 * v for k, v in first.items()}, first, logarithmic=True
-    ).p == pytest.approx(0)
+    row = np.array([4.0, 8.0, 16.0])
+    pairs = compare_all(["row0", "row1", "row2"], by_row(np.array([2 * row, row, row])), THROUGHPUT)
+    assert pairs.pair(0, 1).difference.p == pytest.approx(0)
+    assert pairs.pair(1, 2).difference.p == 1
+
+
+def test_a_prior_is_found_again() -> None:
+    """Variances drawn from a prior tell it: its variance, and how much they vary around it."""
+    rng = np.random.default_rng(0)
+    freedom = np.full(20_000, 2.0)
+    for prior in (Prior(0.04, 6.0), Prior(0.04, math.inf)):
+        spread = 1.0 if math.isinf(prior.freedom) else rng.chisquare(prior.freedom, 20_000) / prior.freedom
+        found = prior_of(prior.variance / spread * rng.chisquare(2, 20_000) / 2, freedom)
+        assert found.variance == pytest.approx(prior.variance, rel=0.1)
+        assert found.freedom == pytest.approx(prior.freedom, rel=0.3) or found.freedom > 100 < prior.freedom
+
+
+@pytest.mark.parametrize("unequal", [0.0, 1.0], ids=["equal spread", "unequal spread"])
+def test_what_is_claimed_is_true(unequal: float) -> None:
+    """Of sweeps without any difference few claim one; with 3 repeats, factors are told apart among 15 rows.
+
+    The spread of rows varies by a factor of e to both sides, or not at all; the machine's slow changes are
+    larger than any of it.
+    """
+    rng = np.random.default_rng(3)
+    rows, repeats, sweeps = 15, 3, 200
+    names = [f"row{i}" for i in range(rows)]
+    wrong, found = 0, 0.0
+    for _ in range(sweeps):
+        spread = 0.03 * np.exp(rng.normal(0, unequal, (rows, 1)))
+        noise = rng.normal(size=(rows, repeats)) * spread + rng.normal(0, 0.2, (1, repeats))
+        order = np.argsort(-noise.mean(axis=1))
+        alike = compare_all(names, by_row(np.exp(noise[order])), THROUGHPUT)
+        wrong += bool(sum(alike.beats()))
+        factors = np.log(1.5) * -np.arange(rows)[:, None]
+        found += sum(compare_all(names, by_row(np.exp(noise + factors)), THROUGHPUT).beats())
+    assert wrong / sweeps <= 0.09  # 0.05, and what 200 sweeps scatter
+    assert found / sweeps >= 0.75 * rows * (rows - 1) / 2
 
 
 @given(p_values)
@@ -88,27 +135,28 @@ def test_holm_is_the_closed_bonferroni_procedure(values: list[float]) -> None:
 places = st.integers(0, 5)
 
 
+def spans(n: int, better: set[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the intervals of ranks of n rows, from (better, worse) pairs of places."""
+    return rank_spans(
+        [sum(worse == row for _, worse in better) for row in range(n)],
+        [sum(first == row for first, _ in better) for row in range(n)],
+    )
+
+
 @given(st.integers(1, 6), st.sets(st.tuples(places, places)))
 def test_rank_intervals_hold_their_place_and_never_go_back(n: int, pairs: set[tuple[int, int]]) -> None:
     """Each row's place lies in its interval, and neither end of the intervals falls from row to row."""
-    rows = [f"row{i}" for i in range(n)]
-    found = rank_intervals(rows, {(rows[i], rows[j]) for i, j in pairs if i < j < n})
-    assert all(low <= place <= high for place, (low, high) in enumerate((found[row] for row in rows), 1))
-    for k in (0, 1):
-        ends = [found[row][k] for row in rows]
-        assert ends == sorted(ends)
+    found = spans(n, {(i, j) for i, j in pairs if i < j < n})
+    assert all(low <= place <= high for place, (low, high) in enumerate(found, 1))
+    for ends in zip(*found, strict=True):
+        assert list(ends) == sorted(ends)
 
 
 def test_rank_intervals_of_all_and_of_no_differences() -> None:
     """Where every difference is supported there are no ties; where none is, all rows tie."""
-    rows = ["a", "b", "c"]
-    assert rank_intervals(rows, set(itertools.combinations(rows, 2))) == {
-        "a": (1, 1),
-        "b": (2, 2),
-        "c": (3, 3),
-    }
-    assert set(rank_intervals(rows, set()).values()) == {(1, 3)}
-    assert rank_intervals(rows, {("a", "c"), ("b", "c")}) == {"a": (1, 2), "b": (1, 2), "c": (3, 3)}
+    assert spans(3, set(itertools.combinations(range(3), 2))) == [(1, 1), (2, 2), (3, 3)]
+    assert spans(3, set()) == [(1, 3)] * 3
+    assert spans(3, {(0, 2), (1, 2)}) == [(1, 2), (1, 2), (3, 3)]
 
 
 def test_repeats_needed_reaches_its_power() -> None:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import json
+import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import hpcbench
 from tests.cluster.helpers import HPCBENCH, Lab, eventually, injected
@@ -219,6 +222,21 @@ def test_run_here(lab: Lab) -> None:
     assert again.returncode == 0, again.stderr
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_run_learns_the_same(lab: Lab) -> None:
+    """`compile: true` changes how fast, not what: the same weights after ten steps in double precision."""
+    fields = ["steps=10", "precision=fp64", "save_weights=true", "evaluate=false"]
+    weights = {}
+    for compiled in ("false", "true"):
+        said = [part for field in (*fields, f"compile={compiled}") for part in ("--set", field)]
+        done = lab.run("run", "--strategy", "ddp", "--ranks", "2", *said, "--out", compiled)
+        assert done.returncode == 0, done.stderr
+        weights[compiled] = torch.load(lab.folder / compiled / "weights.pt", weights_only=True)
+    assert weights["true"].keys() == weights["false"].keys()
+    for name, value in weights["false"].items():
+        torch.testing.assert_close(weights["true"][name], value, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("launcher", ["torchrun", "srun"])
 def test_run_as_ranks_of_a_launcher(lab: Lab, launcher: str) -> None:
     """Under torchrun, and in a step of srun of its size, each process becomes the rank it is told to be."""
@@ -259,6 +277,7 @@ def test_gpu_hours_are_limited(lab: Lab) -> None:
         "submit", lab.sweep({"name": "a"}), "--results", "results", "--detach", "--max-gpu-hours", "0"
     )
     assert done.returncode == 0 and "at most 60 s by limits" in done.stderr
+    assert re.search(r"at most about \d+(\.\d+)? KB in \d+ files", done.stderr), done.stderr
     lab.settled()
 
 

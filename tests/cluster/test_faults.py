@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from hpcbench.cluster.claim import latest_claim
+from hpcbench.config.placement import VARIABLE
 from hpcbench.records.events import RunStarted
 from hpcbench.records.reader import Record, read_events
 from tests.cluster.helpers import Lab, eventually, injected
@@ -108,6 +110,23 @@ def test_a_killed_rank(lab: Lab) -> None:
     states = lab.settled()
     assert states["endless/r0"].state == "failed"
     assert states["endless/r0"].reason.endswith("was killed by SIGKILL")
+    assert states["next/r0"].state == "done"
+
+
+def test_a_hanging_rank(lab: Lab) -> None:
+    """A rank that stops answering ends its run by the process group's time-out, and the next run goes on."""
+    trains = {"strategy": "ddp", "dataset": "digits", "model": "smallconv", "timeout_s": 5}
+    sweep = lab.sweep({"name": "hangs", "steps": 100_000} | trains, {"name": "next"}, strategy_options={})
+    queued = lab.run("submit", sweep, "--results", "results", "--detach")
+    assert queued.returncode == 0, queued.stderr
+    eventually(lab.steps_done, within_s=60)
+    last = max(lab.ranks(), key=lambda process: json.loads(process.environ()[VARIABLE])["rank"])
+    last.suspend()
+    states = lab.settled()
+    assert states["hangs/r0"].state == "failed"
+    assert states["hangs/r0"].failed_rank == 0
+    assert "imed out" in states["hangs/r0"].reason
+    assert not last.is_running()
     assert states["next/r0"].state == "done"
 
 

@@ -209,3 +209,22 @@ def test_whole_number_for_a_number_is_the_same_run(tmp_path: Path) -> None:
     """`lr: 1` and `lr: 1.0` are one value."""
     one, other = (_only(tmp_path, as_yaml(strategy="single_gpu", optimizer={"lr": lr})) for lr in (1, 1.0))
     assert one.run_id == other.run_id
+
+
+@pytest.mark.parametrize(
+    ("options", "batch_size", "samples_per_step"),
+    [
+        ("{mode: sync}", 16, 32),
+        ("{mode: async}", 32, 64),
+        ("{mode: bounded, max_staleness: 1}", 32, 64),
+    ],
+)  # fmt: skip
+def test_one_global_batch_is_one_update_whatever_the_server_does(
+    tmp_path: Path, options: str, batch_size: int, samples_per_step: int
+) -> None:
+    """An asynchronous server updates by each worker's gradient alone, so the whole batch is each worker's."""
+    run = _only(
+        tmp_path,
+        f"{HEAD}runs:\n  - {{strategy: ps, ranks: 2, global_batch: 32, strategy_options: {options}}}\n",
+    )
+    assert (run.global_batch, run.batch_size, run.samples_per_step) == (32, batch_size, samples_per_step)

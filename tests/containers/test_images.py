@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from hpcbench.cluster.enclosure import InContainers, in_containers
 from hpcbench.cluster.images import architecture_here, file_digest, look_at
 from hpcbench.cluster.preflight import check_binds, shared_memory_problem
 from hpcbench.config.spec import Container, RunSpec
+from hpcbench.measure.source import source_digest
 
 ID = "1f" * 32
 OTHER_ARCHITECTURE = {"amd64": "arm64"}.get(architecture_here(), "amd64")
@@ -130,6 +132,22 @@ def test_other_version_inside(install: Install, tmp_path: Path) -> None:
     message = refusal(tmp_path / "run")
     assert f"it has hpcbench 9.9, and this machine has {hpcbench.__version__}" in message
     assert "inject: true" in message
+
+
+def test_same_version_of_another_state_inside(install: Install, tmp_path: Path) -> None:
+    """An image of an earlier state of the same version is refused: its ranks may not understand this one."""
+    other = tmp_path / "other"
+    shutil.copytree(Path(hpcbench.__file__).parent, other / "hpcbench", ignore_dangling_symlinks=True)
+    install(pythonpath=str(other))
+    run_in(tmp_path / "run")
+    (other / "hpcbench/cli.py").write_text("changed = True\n")
+    run_in(tmp_path / "run")
+    with (other / "hpcbench/training/worker.py").open("a") as file:
+        file.write("changed = True\n")
+    message = refusal(tmp_path / "run")
+    assert "in another state than this machine" in message and f"{source_digest()} here" in message
+    (other / "hpcbench/measure/source.py").write_text("raise ImportError\n")
+    assert "source older there" in refusal(tmp_path / "run")
 
 
 def test_no_hpcbench_inside(install: Install, tmp_path: Path) -> None:

@@ -169,24 +169,21 @@ def shapes_of(strategy: str, options: dict[str, Any], places: dict[str, int]) ->
     return every
 
 
-def short_cases(variants: dict[str, list[dict[str, Any]]], **shape: Any) -> list[Case]:
-    """List one case of a few steps for each variant, on two ranks or devices."""
+def short_cases(
+    variants: dict[str, list[dict[str, Any]]], *, places: slice = slice(1), **shape: Any
+) -> list[Case]:
+    """List cases of a few steps for each variant: on two ranks or devices, or wherever `places` says."""
     return [
-        Case(
-            strategy,
-            options,
-            **places_of(strategy, options)[0],
-            batch=4 * options.get("micro_batches", 1),
-            **shape,
-        )
+        Case(strategy, options, **place, batch=4 * options.get("micro_batches", 1), **shape)
         for strategy, variants_of_one in variants.items()
         for options in variants_of_one
+        for place in places_of(strategy, options)[places]
     ]
 
 
 def resumed_cases() -> list[Case]:
-    """List the cases that are stopped in the middle and resumed."""
-    return short_cases(VARIANTS, steps=8) + short_cases(INEXACT, precision="fp32", steps=8)
+    """List the cases that are stopped in the middle and resumed, on two and on three ranks or devices."""
+    return short_cases(VARIANTS, places=slice(2), steps=8) + short_cases(INEXACT, precision="fp32", steps=8)
 
 
 def inexact_cases() -> list[Case]:

@@ -12,9 +12,7 @@ from scipy import stats
 from hpcbench.analysis.audit.rules import RULES
 from hpcbench.analysis.history import History
 from hpcbench.analysis.load import load
-from hpcbench.analysis.pairs import Measure, compare_all
 from hpcbench.analysis.scaling import speed_ups
-from hpcbench.analysis.statistics import holm, paired_difference
 from hpcbench.analysis.target import targets, times_to_accuracy
 from hpcbench.reference import CIFAR100, IMAGENET, published
 from hpcbench.report.collect import Collected, collect
@@ -96,27 +94,6 @@ def test_statistics_agree_with_scipy(studies: Collected) -> None:
     assert row["efficiency_pct"] == pytest.approx(50 * row["speed_up"])
     ranking = pd.read_csv(studies.report / "ranking.csv").set_index("experiment")
     assert row["cost_per_epoch"] == pytest.approx(ranking.loc[STUDY2, "epoch_time_s"] * 2 * 0.001)
-
-
-def test_all_pairs_are_those_of_the_single_test() -> None:
-    """The array form gives what the plain form gives, blocks missing here and there, and corrects for all."""
-    rng = random.Random(5)
-    names = ["a", "b", "c", "d"]
-    values = {n: {f"r{k}": rng.uniform(1, 2) for k in range(5) if rng.random() < 0.9} for n in names}
-    values["d"] = {"r0": 1.0}
-    pairs = compare_all(names, values, Measure(True, True))
-    plain = {(i, j): paired_difference(values[names[i]], values[names[j]], logarithmic=True)
-             for i in range(4) for j in range(i + 1, 4)}  # fmt: skip
-    tested = [place for place in plain if plain[place].p is not None]
-    corrected = dict(zip(tested, holm([plain[place].p or 0 for place in tested]), strict=True))
-    for (i, j), single_test in plain.items():
-        found = pairs.pair(i, j)
-        assert found.difference.blocks == single_test.blocks
-        assert found.difference.mean == pytest.approx(single_test.mean)
-        assert found.difference.p == pytest.approx(single_test.p)
-        against = single_test.mean is not None and single_test.mean < 0
-        expected = 1.0 if against and (i, j) in corrected else corrected.get((i, j))
-        assert found.p_holm == pytest.approx(expected)
 
 
 def test_speed_up_is_against_one_device_of_the_same_kind() -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from hpcbench.cluster.claim import latest_claim
 from hpcbench.cluster.stored import read_raw
 from hpcbench.records import ledger
@@ -53,6 +55,8 @@ class Slurm:
             )
             status = process.wait(timeout=400)
             output.seek(0)
+            if status == os.EX_TEMPFAIL:
+                pytest.skip(f"NOT TESTED: Slurm can't be had on this machine: {output.read()[-600:]}")
             assert status == 0, output.read()
 
     def jobs(self) -> list[str]:

@@ -31,6 +31,15 @@ def test_table_knows_how_many_blocks_a_model_has(name: str) -> None:
     assert [len(blocks_of(build(name, stem))) for stem in stems] == [MODELS[name].blocks] * len(stems)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_table_knows_how_many_parameters_a_model_has(name: str) -> None:
+    """The number from which disk is estimated is the model's own."""
+    entry = MODELS[name]
+    with torch.device("meta"):
+        model = entry.load()(channels=3, classes=1000, stem=entry.stems[0] if entry.stems else None)
+    assert sum(each.numel() for each in model.parameters()) == entry.parameters
+
+
 @pytest.mark.parametrize(
     ("name", "stem"), [("smallconv", None), ("resnet18", "cifar"), ("resnet50", "imagenet")]
 )

@@ -52,9 +52,16 @@ def test_short_run_warms_up_half_of_its_steps_at_most() -> None:
     assert plan.warmup_steps == 2
 
 
+def test_an_asynchronous_epoch_consumes_the_training_set_once() -> None:
+    """Two workers that update alone share an epoch: half the steps, each of two updates."""
+    alone = _spec(data_shards=2, updates_per_step=2)
+    assert alone.global_batch == _spec().global_batch
+    assert Plan.of(alone, 1000).steps_per_epoch * 2 == Plan.of(_spec(), 1000).steps_per_epoch
+
+
 def test_training_set_smaller_than_a_global_batch_is_refused() -> None:
     """An epoch of no steps would train nothing and look fast."""
-    with pytest.raises(TooFewSamplesError, match=r"global batch of 20 .* set of 15"):
+    with pytest.raises(TooFewSamplesError, match=r"takes 20 samples, .* set of 15"):
         Plan.of(_spec(data_shards=2), 15)
 
 

@@ -20,7 +20,7 @@ from hpcbench.analysis.figures import (
 # What says nothing about how a run was done, or differs by its nature.
 NOT_COMPARED = (
     "name", "repeat", "seed", "save_weights", "probe", "measure_exchange", "timeout_s", "teaching", "smoke",
-    "declared_id", "data_shards", "servers",
+    "declared_id", "data_shards", "updates_per_step", "servers",
 )  # fmt: skip
 NOT_COMPARED_PARTS = ("resources", "container")
 
@@ -83,26 +83,28 @@ def _unexplained(comparison: Comparison, fields: Mapping[str, Mapping[str, objec
 
 def steps_per_epoch_differ(comparison: Comparison) -> Iterable[Observation]:
     """Find rows of a group that update the weights a different number of times in an epoch."""
-    steps = {
-        row.experiment: started.steps_per_epoch
+    updates = {
+        row.experiment: started.steps_per_epoch * row.spec.updates_per_step
         for row in comparison.rows
         if (started := row.repeats[0].history.started) and started.steps_per_epoch
     }
-    if len(set(steps.values())) < 2 or _steps_follow(comparison):
+    if len(set(updates.values())) < 2 or _steps_follow(comparison):
         return
-    expected = usual(list(steps.values()))
-    batches = {row.experiment: row.spec.global_batch for row in comparison.rows}
-    for experiment, number in steps.items():
-        if number != expected:
+    expected = usual(list(updates.values()))
+    specs = {row.experiment: row.spec for row in comparison.rows}
+    for experiment, number in updates.items():
+        batch = specs[experiment].global_batch
+        # An epoch drops what does not fill a step, which may be several updates.
+        if abs(number - expected) >= specs[experiment].updates_per_step:
             yield Observation(
                 row=experiment,
-                message=f"{comparison.title}: an epoch has {number:,} updates of {batches[experiment]} "
-                f"samples, and {expected:,} in the other rows",
+                message=f"{comparison.title}: an epoch has {number:,} updates of {batch} samples, "
+                f"and {expected:,} in the other rows",
                 figures={
                     "group": comparison.title,
-                    "steps_per_epoch": number,
-                    "usual_steps_per_epoch": expected,
-                    "global_batch": batches[experiment],
+                    "updates_per_epoch": number,
+                    "usual_updates_per_epoch": expected,
+                    "global_batch": batch,
                 },
             )
 

@@ -13,13 +13,13 @@ from hpcbench.analysis.audit.foreign import checks
 def counted_per_epoch(repeat: Repeat) -> Iterable[tuple[int, int, int]]:
     """Yield (epoch, samples counted, samples that its steps consume) of each whole epoch.
 
-    An epoch drops its remainder, so what counts is steps x global batch, not the size of the training set.
+    An epoch drops its remainder: what counts is steps x samples per step, not the size of the training set.
     """
     for epoch, ends in repeat.history.epochs.items():
         windows = [window for window in repeat.history.windows if window.parts[0].epoch == epoch]
         steps = sum(window.steps for window in windows)
         if steps and steps == ends[0].steps:
-            yield epoch, sum(window.samples for window in windows), steps * repeat.spec.global_batch
+            yield epoch, sum(window.samples for window in windows), steps * repeat.spec.samples_per_step
 
 
 def _worst_epoch(repeat: Repeat) -> tuple[int, int, int, float] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcbench.cluster.slurm.ask import ask
@@ -22,6 +22,10 @@ class Here:
     def name(self) -> str:
         """What Slurm calls this node."""
         return self.names[self.node]
+
+    def part_of(self, runs: Sequence[tuple[str, int]]) -> Sequence[tuple[str, int]]:
+        """Return the runs of a job that are this element's, where it is an array."""
+        return runs if self.index is None else runs[self.index : self.index + 1]
 
     @classmethod
     def find(cls, environment: Mapping[str, str]) -> Here:

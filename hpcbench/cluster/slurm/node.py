@@ -27,6 +27,7 @@ from hpcbench.cluster.slurm import requeue
 from hpcbench.cluster.slurm.here import Here
 from hpcbench.cluster.slurm.link import Message, NodesMissingError, Post, Wire, connect
 from hpcbench.cluster.slurm.party import Follower, Others, Party
+from hpcbench.cluster.staging import kept_staged
 from hpcbench.cluster.stored import StoredRun, read_stored
 from hpcbench.cluster.supervisor import GRACE_S, Assignment, rank_environment, ranks_here
 from hpcbench.config.spec import RunSpec
@@ -125,12 +126,13 @@ def lead(plan: JobPlan, here: Here, inbox: Inbox) -> int:
         others = Others(post, here.names, inbox)
         post.gather(others.hear, MEET_S)
         work = replace(work, others=others)
-    runs = plan.runs if here.index is None else plan.runs[here.index : here.index + 1]
-    probe_first(work, runs)
-    for name, repeat in runs:
-        if inbox.stopped() or (work.others and work.others.lost):
-            break
-        work.do(name, repeat)
+    runs = here.part_of(plan.runs)
+    with kept_staged(Path(plan.results), runs):
+        probe_first(work, runs)
+        for name, repeat in runs:
+            if inbox.stopped() or (work.others and work.others.lost):
+                break
+            work.do(name, repeat)
     if inbox.stopped():
         requeue.if_worth_it(plan, here, work.job_id, runs, inbox)
     if work.others:
@@ -161,8 +163,9 @@ def follow(plan: JobPlan, here: Here, inbox: Inbox) -> int:
         say(f"{run_key(stored.spec.name, stored.spec.repeat)}: ranks {', '.join(map(str, mine)) or 'none'}")
         return task, {rank: rank_environment(task, rank) for rank in mine}
 
-    if Follower(wire, inbox, assign).obey():
-        return 0
+    with kept_staged(Path(plan.results), here.part_of(plan.runs)):
+        if Follower(wire, inbox, assign).obey():
+            return 0
     raise NodesMissingError(f"the supervisor on {here.names[0]} has gone")
 
 

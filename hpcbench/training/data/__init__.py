@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
 from hpcbench.config.catalog import DatasetEntry, only_for_teaching
-from hpcbench.config.spec import FORBID_UNKNOWN
 
 if TYPE_CHECKING:
     from hpcbench.config.spec import RunSpec
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 class SyntheticOptions:
     """The shape of random data; `samples` is what an epoch pretends to have."""
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     channels: Annotated[int, Ge(1), Le(16)] = 3
     image_size: Annotated[int, Ge(4), Le(2048)] = 32
     classes: Annotated[int, Ge(2), Le(100_000)] = 100
@@ -35,7 +33,6 @@ class FolderOptions:
     or eighth. `corrupt: replace` lets the next image stand in for one that can't be decoded.
     """
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     image_size: Annotated[int, Ge(16), Le(2048)] = 224
     decoded_size: Annotated[int, Ge(16), Le(4096)] | None = None
     decode: Literal["full", "draft"] = "full"
@@ -46,7 +43,6 @@ class FolderOptions:
 class FaultyDigitsOptions:
     """Which mistake the input pipeline makes; `decode_ms` is what it spends on a sample."""
 
-    __pydantic_config__: ClassVar[Any] = FORBID_UNKNOWN
     mistake: Literal["forgetful_cache", "decodes_everything"] = "forgetful_cache"
     decode_ms: Annotated[float, Ge(0), Le(1000)] = 0.1
 

@@ -49,7 +49,7 @@ def smoke_folder(spec: RunSpec, run: RunFolder) -> Path:
     """Return where the data of a scaled-down run are, beside the runs of its sweep; made where missing."""
     in_sweep = run.path.parent.parent.name == "runs"
     batches = 2 * (spec.steps_per_epoch or 1)
-    samples = max(TRAIN_SAMPLES, batches * spec.global_batch)
+    samples = max(TRAIN_SAMPLES, batches * spec.samples_per_step)
     around = run.path.parents[2] if in_sweep else run.path
     folder = around / "smoke-data" / f"{spec.dataset}-{samples}"
     make_smoke_data(spec.dataset, folder, train_samples=samples)

@@ -22,7 +22,7 @@ class Synthetic(Dataset):
     def __init__(
         self,
         options: SyntheticOptions,
-        global_batch: int,
+        samples_per_step: int,
         seed: int,
         device: torch.device,
         dtype: torch.dtype,
@@ -32,7 +32,7 @@ class Synthetic(Dataset):
         self.classes = options.classes
         self.train_samples = options.samples
         self.evaluation_samples = options.evaluation_samples
-        pool = min(ROTATING_BATCHES * global_batch, max(options.samples, global_batch))
+        pool = min(ROTATING_BATCHES * samples_per_step, max(options.samples, samples_per_step))
         generator = torch.Generator(device).manual_seed(seed)
         size = (pool, options.channels, options.image_size, options.image_size)
         self._images = torch.randn(size, generator=generator, device=device, dtype=dtype)
@@ -58,11 +58,11 @@ def load(
     *,
     device: torch.device,
     dtype: torch.dtype,
-    global_batch: int,
+    samples_per_step: int,
     seed: int,
     options: SyntheticOptions,
     channels_last: bool = False,
     **_: Any,
 ) -> Synthetic:
     """Return the data set on a device."""
-    return Synthetic(options, global_batch, seed, device, dtype, channels_last)
+    return Synthetic(options, samples_per_step, seed, device, dtype, channels_last)

@@ -5,14 +5,21 @@ from __future__ import annotations
 from hpcbench.config.catalog import ModelEntry
 
 MODELS: dict[str, ModelEntry] = {
-    "smallconv": ModelEntry(target="hpcbench.training.models.smallconv:SmallConv", blocks=4),
+    "smallconv": ModelEntry(
+        target="hpcbench.training.models.smallconv:SmallConv", parameters=222_472, blocks=4
+    ),
     **{
         name: ModelEntry(
             target=f"hpcbench.training.models.resnet:{name}",
+            parameters=parameters,
             blocks=blocks,
             stems=("imagenet", "cifar"),
             input_channels=3,
         )
-        for name, blocks in (("resnet18", 10), ("resnet34", 18), ("resnet50", 18))
+        for name, parameters, blocks in (
+            ("resnet18", 11_689_512, 10),
+            ("resnet34", 21_797_672, 18),
+            ("resnet50", 25_557_032, 18),
+        )
     },
 }

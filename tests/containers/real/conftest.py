@@ -11,6 +11,7 @@ import pytest
 from tests.containers.real.engines import Docker, Engine, Podman
 from tests.containers.real.in_apptainer import Apptainer
 from tests.containers.real.lab import Lab, UnavailableError, machine_facts, unmount, work_folder
+from tests.slurm.conftest import lab, slurm  # noqa: F401  fixtures of check_slurm.py
 
 KINDS: tuple[type[Engine], ...] = (Podman, Docker, Apptainer)
 LAB = pytest.StashKey[Lab]()
@@ -50,12 +51,12 @@ def lab_of(config: pytest.Config) -> Lab:
 
 def engine_called(config: pytest.Config, kind: type[Engine]) -> Engine:
     """Return an engine that has the image; skips where it can't be had here."""
-    lab = lab_of(config)
+    here = lab_of(config)
     known = config.stash[ENGINES]
     if kind.name not in known:
         if kind is not Podman:
             engine_called(config, Podman)  # makes the base image for all
-        engine = kind(lab)
+        engine = kind(here)
         try:
             engine.prepare()
         except UnavailableError as error:

@@ -1,0 +1,70 @@
+"""Exchanges written out against DDP's, and what sharded strategies hold in memory."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+
+from benchmarks.ranks import run_ranks
+from benchmarks.strategy_rank import RANKS
+
+MODULE = "benchmarks.strategy_rank"
+# Parameters, gradients and momentum that a rank has to hold, as multiples of the model's size in bytes. DDP
+# copies gradients into buckets; FSDP gathers the whole model for a step, which its own parts come on top of.
+HELD = {
+    "ddp": 4.0,
+    "zero1": 3.0 + 1 / RANKS,
+    "fsdp_grad": 1.0 + 3 / RANKS,
+    "fsdp_full": 3 / RANKS,
+}
+
+
+@pytest.fixture(scope="module")
+def seconds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
+    """Measure two ranks; the slower one's seconds count."""
+    seen = run_ranks(MODULE, RANKS, tmp_path_factory.mktemp("speed"))
+    return {
+        name: [max(pair) for pair in zip(*(each[name] for each in seen), strict=True)] for name in seen[0]
+    }
+
+
+@pytest.mark.parametrize(("exchange", "at_least"), [("overlapped", 0.95), ("bucketed", 0.85)])
+def test_collective_keeps_up_with_ddp(
+    exchange: str, at_least: float, seconds: dict[str, list[float]]
+) -> None:
+    """Throughput over DDP's in the same round, median over rounds: ResNet-18, 16 images of 32 x 32 a rank."""
+    ratios = [ddp / own for ddp, own in zip(seconds["ddp"], seconds[exchange], strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    per_parameter = statistics.median(
+        ddp / own for ddp, own in zip(seconds["ddp"], seconds["per_parameter"], strict=True)
+    )
+    print(
+        f"\ncollective {exchange}: {middle:.3f} x DDP's throughput (quartiles {low:.3f} to {high:.3f}; "
+        f"one all-reduce for each parameter: {per_parameter:.3f} x)"
+    )
+    assert middle >= at_least
+
+
+@pytest.fixture(scope="module")
+def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+    """Return what each strategy adds to the resident set of its larger rank, training ResNet-50."""
+    found = {}
+    for name in HELD:
+        seen = run_ranks(MODULE, RANKS, tmp_path_factory.mktemp(name), name)
+        found[name] = max(seen, key=lambda each: float(each["peak_bytes"]))
+    return found
+
+
+def test_sharded_strategies_hold_less(peaks: dict[str, dict[str, float]]) -> None:
+    """Each has a lower peak than DDP; printed beside the bytes that it must hold."""
+    model = peaks["ddp"]["parameter_bytes"]
+    for name, seen in peaks.items():
+        print(
+            f"\n{name}: peak {seen['peak_bytes'] / 1e6:.0f} MB beyond the start; parameters, gradients and "
+            f"momentum have {HELD[name] * model / 1e6:.0f} MB",
+            end="",
+        )
+    print()
+    for name in ("zero1", "fsdp_grad", "fsdp_full"):
+        assert peaks[name]["peak_bytes"] < peaks["ddp"]["peak_bytes"]

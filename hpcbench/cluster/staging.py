@@ -1,0 +1,70 @@
+"""Keeps a data set on the node's own disk from the first run of a job that wants it there to the last.
+
+The ranks of a run stage their data by themselves, and the last one that uses the copy removes it
+(`training/data/stage.py`). Where several runs of a job want the same copy, a process of the job uses it too.
+It does nothing else: whatever goes wrong with the copy, the ranks find and say.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hpcbench.cluster.stored import read_stored
+from hpcbench.errors import HpcbenchError
+from hpcbench.records.layout import ResultsFolder
+from hpcbench.training.data.stage import stage
+
+
+@contextmanager
+def kept_staged(results: Path, runs: Iterable[tuple[str, int]]) -> Iterator[None]:
+    """Keep what at least two of the runs stage, until the end; a copy still being made is given up then."""
+    holders = [
+        subprocess.Popen(
+            [sys.executable, "-m", "hpcbench.cluster.staging", source, target],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for source, target in _wanted_by_several(ResultsFolder(results), runs)
+    ]
+    try:
+        yield
+    finally:
+        for holder in holders:
+            assert holder.stdin is not None
+            holder.stdin.close()
+            holder.terminate()
+        for holder in holders:
+            holder.wait()
+
+
+def _wanted_by_several(results: ResultsFolder, runs: Iterable[tuple[str, int]]) -> list[tuple[str, str]]:
+    wanted: Counter[tuple[str, str]] = Counter()
+    for name, repeat in runs:
+        try:
+            stored = read_stored(results.run(name, repeat))
+        except (HpcbenchError, OSError):
+            continue  # told when its turn comes
+        if stored.data and stored.spec.input.stage:
+            wanted[stored.data, stored.spec.input.stage] += 1
+    return [pair for pair, count in wanted.items() if count > 1]
+
+
+def hold(source: Path, target: Path) -> None:
+    """Use the staged copy until standard input ends, which it does when the job has died, too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # while it is copied: what is there is removed
+    copy = stage(source, target)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.stdin.read()
+    copy.release()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hold(Path(sys.argv[1]), Path(sys.argv[2]))

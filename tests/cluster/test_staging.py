@@ -1,0 +1,61 @@
+"""Data on a node's own disk, over the runs of a job."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpcbench.cluster.staging import kept_staged
+from hpcbench.cluster.stored import StoredRun
+from hpcbench.config.spec import Input
+from hpcbench.records.layout import ResultsFolder
+from hpcbench.training.data.stage import stage
+from tests.cluster.helpers import eventually, noop
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """Return a folder with a file in it."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "file").write_text("content")
+    return folder
+
+
+def stored_runs(tmp_path: Path, source: Path, names: list[str]) -> ResultsFolder:
+    """Store runs that want their data staged."""
+    results = ResultsFolder(tmp_path / "results")
+    for name in names:
+        folder = results.run(name, 0)
+        folder.path.mkdir(parents=True)
+        spec = replace(noop(name), input=Input(stage=str(tmp_path / "disk")))
+        StoredRun(spec=spec, data=str(source)).write(folder)
+    return results
+
+
+def test_a_copy_that_several_runs_want_stays_between_them(tmp_path: Path, source: Path) -> None:
+    """A run that releases the copy leaves it there for the next; after the last it is gone."""
+    names = ["one", "two"]
+    results = stored_runs(tmp_path, source, names)
+    disk = tmp_path / "disk"
+    with kept_staged(results.path, [(name, 0) for name in names]):
+        eventually(lambda: list(disk.glob("*/file")))
+        copy = stage(source, disk)
+        written_ns = copy.path.stat().st_mtime_ns
+        copy.release()
+        copy = stage(source, disk)
+        assert copy.path.stat().st_mtime_ns == written_ns
+        copy.release()
+        assert (copy.path / "file").read_text() == "content"
+    assert not list(disk.iterdir())
+
+
+def test_a_copy_that_one_run_wants_is_its_own_affair(tmp_path: Path, source: Path) -> None:
+    """Nothing is copied ahead of a run that is alone with its data, or whose folder is broken."""
+    results = stored_runs(tmp_path, source, ["one", "broken"])
+    results.run("broken", 0).spec.write_text("{")
+    with kept_staged(results.path, [("one", 0), ("broken", 0)]):
+        pass
+    assert not (tmp_path / "disk").exists()

@@ -1,0 +1,151 @@
+"""What hpcbench adds to what Slurm, Python and torch take anyhow: ratios, of things measured in turn."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpcbench.cluster.machine import usable_cores
+from hpcbench.cluster.ranks import WORKER
+from hpcbench.cluster.stored import StoredRun, read_stored
+from hpcbench.cluster.supervisor import thread_environment
+from hpcbench.config.placement import Placement
+from hpcbench.records.events import Steps
+from hpcbench.records.layout import RunFolder
+from hpcbench.records.reader import read_events
+from tests.slurm.helpers import PATIENCE_S, ClusterLab
+
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+
+ROUNDS = 3
+# Others may use the machine: a busy moment makes one figure longer, none shorter. So the shortest of all
+# rounds are compared, and rounds are added until these say what was asked, or there are too many.
+MOST_ROUNDS = 6
+PACKED = 4
+TRAINED = {
+    "strategy": "ddp", "dataset": "digits", "model": "smallconv", "batch_size": 16, "steps": 20,
+    "window_steps": 1, "checkpoint": "none", "strategy_options": {},
+}  # fmt: skip
+
+# What a program with ranks on two nodes can't do without.
+BARE = """
+import os, sys, time
+import torch
+import torch.distributed as dist
+rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
+store = dist.TCPStore("n1", int(sys.argv[1]), size, rank == 0)
+dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
+dist.barrier()
+with open(f"{sys.argv[2]}.{rank}", "w") as file:
+    file.write(str(time.time_ns()))
+dist.barrier()
+dist.destroy_process_group()
+"""
+
+
+def ratio(ours: Callable[[int], float], theirs: Callable[[int], float], limit: float) -> float:
+    """Measure two things in turn, and return the quotient of their shortest times."""
+    taken: list[tuple[float, float]] = []
+    while len(taken) < ROUNDS or (found(taken) > limit and len(taken) < MOST_ROUNDS):
+        taken.append((ours(len(taken)), theirs(len(taken))))
+    print(f"\nours, theirs [s]: {[(round(a, 2), round(b, 2)) for a, b in taken]}: {found(taken):.2f} times")
+    return found(taken)
+
+
+def found(taken: list[tuple[float, float]]) -> float:
+    """Return the quotient of the shortest times of both columns."""
+    mine, bare = (min(column) for column in zip(*taken, strict=True))
+    return mine / bare
+
+
+def test_the_first_step_comes_soon_after_the_allocation_starts(lab: ClusterLab) -> None:
+    """Two ranks on two nodes have done a step within 1.5 times what they need to import torch and meet."""
+    program = lab.folder / "bare.py"
+    program.write_text(BARE)
+    mark = lab.folder / "began"
+    stamp = f"date +%s%N > {mark}"
+
+    def ours(number: int) -> float:
+        name = f"sweep{number}"
+        sweep = lab.sweep(TRAINED | {"ranks": 2, "resources": {"nodes": 2, "time": "00:05:00"}}, name=name)
+        lab.queue(sweep, setup=f"['{stamp}']")
+        lab.all_done(name)
+        (run,) = lab.status(name).values()
+        records = read_events(lab.results(name).run(run["name"], 0).events(1, 0)).records
+        first = next(record for record in records if isinstance(record.event, Steps))
+        return (first.time_ns - int(mark.read_text())) / 1e9
+
+    def theirs(number: int) -> float:
+        arrived = lab.folder / f"arrived{number}"
+        srun = f"srun --ntasks=2 --ntasks-per-node=1 {sys.executable} {program} {free_port()} {arrived}"
+        out = lab.folder / "bare.log"
+        script = f"{stamp}; export {' '.join(f'{k}={v}' for k, v in variables().items())}; {srun}"
+        lab.slurm.ask("sbatch", "--wait", "-N2", "--exclusive", "-o", str(out), "--wrap", script)
+        times = [int(Path(f"{arrived}.{rank}").read_text()) for rank in range(2)]
+        return (max(times) - int(mark.read_text())) / 1e9
+
+    assert ratio(ours, theirs, 1.5) <= 1.5
+
+
+def variables() -> dict[str, str]:
+    """Return what a rank of ours has in its environment, too."""
+    return {**thread_environment(1), "GLOO_SOCKET_IFNAME": "lo"}
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_packed_runs_cost_little_more_than_their_processes(lab: ClusterLab) -> None:
+    """Runs in one allocation take at most 1.2 times as long as their processes back to back."""
+    mark = lab.folder / "began"
+    runs = [{"name": f"run{number}", "ranks": 1, **TRAINED} for number in range(PACKED)]
+
+    def ours(number: int) -> float:
+        name = f"sweep{number}"
+        lab.queue(lab.sweep(*runs, name=name), setup=f"['date +%s%N > {mark}']")
+        lab.all_done(name, within_s=PATIENCE_S * 2)
+        results = lab.results(name)
+        claims = (results.run(str(run["name"]), 0).claim(1) for run in runs)
+        return max(claim.stat().st_mtime_ns for claim in claims) / 1e9 - int(mark.read_text()) / 1e9
+
+    def theirs(number: int) -> float:
+        folders = [copy_of(lab, f"sweep{number}", str(run["name"])) for run in runs]
+        began = time.monotonic()
+        for folder in folders:
+            process(folder)
+        return time.monotonic() - began
+
+    assert ratio(ours, theirs, 1.2) <= 1.2
+
+
+def copy_of(lab: ClusterLab, sweep: str, run: str) -> RunFolder:
+    """Return a folder for the same run, done by nobody."""
+    stored = read_stored(lab.results(sweep).run(run, 0))
+    folder = RunFolder(lab.folder / "bare" / sweep / run)
+    StoredRun(spec=stored.spec, data=stored.data).write(folder)
+    return folder
+
+
+def process(folder: RunFolder) -> None:
+    """Do a run's one process, with nothing around it."""
+    place = Placement(
+        run_folder=str(folder.path),
+        attempt=1,
+        rank=0,
+        processes=1,
+        local_rank=0,
+        threads=usable_cores(),
+        process_start_ns=time.time_ns(),
+    )
+    environment = {**os.environ, **thread_environment(place.threads), **place.to_environment()}
+    subprocess.run(WORKER, env=environment, check=True, capture_output=True)
