@@ -259,15 +259,15 @@ def _compute(alike: Sequence[ComputeCeiling], batch: int, ranks: int, *, cpu: bo
         # A GPU does not care for the others. Ranks on a CPU share its cores: together they get no faster.
         crowd = max(1.0, ranks / nearest) if cpu else 1.0
     one = min(measured, key=lambda c: _apart(c.batch, batch))
-    fixed_s, each_s = _per_image(measured)
+    fixed, each = _curve(alike, nearest)
     if one.batch != batch:
         names = " and ".join(str(c.batch) for c in measured)
         assumed.append(f"compute carried over from batches of {names}")
-    exact = one.forward_backward_s if one.batch == batch else fixed_s + each_s * batch
-    scale = exact / one.forward_backward_s
+    scale = (fixed + each * batch) / (fixed + each * one.batch)
+    whole_s = crowd * scale * one.forward_backward_s
     return Compute(
-        forward_backward_s=crowd * exact,
-        fixed_s=crowd * min(fixed_s, exact),
+        forward_backward_s=whole_s,
+        fixed_s=whole_s * fixed / (fixed + each * batch),
         update_s=crowd * one.update_s,
         fastest_s=scale * min(one.step_s),
         flop=one.flop_per_image * batch,
@@ -276,15 +276,17 @@ def _compute(alike: Sequence[ComputeCeiling], batch: int, ranks: int, *, cpu: bo
     )
 
 
-def _per_image(measured: Sequence[ComputeCeiling]) -> tuple[float, float]:
-    """Return (seconds of a step without images, seconds of an image): least squares over the batches.
+def _curve(alike: Sequence[ComputeCeiling], ranks: int) -> tuple[float, float]:
+    """Return how a step grows with its batch: (what it costs without images, what an image costs).
 
-    One batch alone says nothing of a fixed part; a fit with a negative one has none either.
+    Least squares over several batches with so many ranks at once, or with another number if that has them:
+    only the ratio of the two matters. One batch alone says nothing of a fixed part, and a fit with a
+    negative one has none either.
     """
-    batches = [c.batch for c in measured]
-    seconds = [c.forward_backward_s for c in measured]
-    if len(set(batches)) > 1:
-        slope, intercept = statistics.linear_regression(batches, seconds)
-        if slope > 0 and intercept > 0:
-            return intercept, slope
-    return 0.0, statistics.fmean(s / b for s, b in zip(seconds, batches, strict=True))
+    for count in sorted({c.ranks for c in alike}, key=lambda count: _apart(count, ranks)):
+        points = {c.batch: c.forward_backward_s for c in alike if c.ranks == count}
+        if len(points) > 1:
+            slope, intercept = statistics.linear_regression(list(points), list(points.values()))
+            if slope > 0:
+                return max(0.0, intercept), slope
+    return 0.0, 1.0

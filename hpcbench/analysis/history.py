@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
 
+from hpcbench.analysis.attempts import Attempt, ablations_of, newest_by_epoch, telemetry_of, updates_of
 from hpcbench.analysis.warmup import cold_windows
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import RecordError
@@ -21,7 +21,6 @@ from hpcbench.records.events import (
     Check,
     Epoch,
     Evaluation,
-    Event,
     ExchangeAblation,
     Interrupted,
     RunFailed,
@@ -33,9 +32,6 @@ from hpcbench.records.events import (
 )
 from hpcbench.records.layout import RunFolder
 from hpcbench.records.reader import Record, read_events
-
-E = TypeVar("E", bound=Event)
-S = TypeVar("S", Evaluation, Epoch, Check)
 
 
 class State(StrEnum):
@@ -109,44 +105,6 @@ class History:
     problems: tuple[str, ...] = ()
 
 
-@dataclass
-class Attempt:
-    """The records of one attempt."""
-
-    number: int
-    ranks: dict[int, list[Record]] = field(default_factory=lambda: defaultdict(list))
-    supervisors: list[Record] = field(default_factory=list)
-
-    def training(self) -> dict[int, list[Record]]:
-        """Return the records of the ranks that train; servers say `role: serve` when they start."""
-        served = {r for r, started in self.each(RunStarted) if started.role != "train"}
-        return {rank: records for rank, records in sorted(self.ranks.items()) if rank not in served}
-
-    def each(self, kind: type[E], *, training: bool = False) -> list[tuple[int, E]]:
-        """Return (rank, event) of all events of a kind that ranks wrote, rank by rank."""
-        ranks = self.training() if training else dict(sorted(self.ranks.items()))
-        return [
-            (rank, record.event)
-            for rank, records in ranks.items()
-            for record in records
-            if isinstance(record.event, kind)
-        ]
-
-    def first_step(self) -> int | None:
-        """Return the first step that this attempt did."""
-        return min((steps.first_step for _, steps in self.each(Steps, training=True)), default=None)
-
-    def first_epoch(self) -> int | None:
-        """Return the first epoch that this attempt trained in."""
-        return min((steps.epoch for _, steps in self.each(Steps, training=True)), default=None)
-
-    def elapsed_s(self) -> float:
-        """Return the time from the start of the first process to the last line of any training rank."""
-        starts = [started.process_start_ns for _, started in self.each(RunStarted, training=True)]
-        ends = [records[-1].time_ns for records in self.training().values() if records]
-        return max(0.0, (max(ends) - min(starts)) / 1e9) if starts and ends else 0.0
-
-
 def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collection[int]) -> History:
     """Put the claimed attempts of a run together. Raises RecordError where a record file is broken."""
     if not claimed:
@@ -157,7 +115,7 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
     windows, dropped = _windows(attempts, spec.ranks)
     if dropped:
         problems.append(f"windows left out, because not every training rank wrote them: {dropped}")
-    updates = _updates(attempts)
+    updates = updates_of(attempts)
     # Where servers keep the time of a run, their windows count as they were declared.
     windows = windows if updates else without_cold(windows)
     useful = {window.attempt for window in windows}
@@ -169,12 +127,12 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
         starts=tuple(started for _, started in newest.each(RunStarted, training=True)),
         attempts=tuple(attempt.number for attempt in attempts),
         windows=tuple(windows),
-        evaluations=_newest_by_epoch(attempts, Evaluation, spec.ranks),
-        epochs=_newest_by_epoch(attempts, Epoch, spec.ranks),
-        checks=_newest_by_epoch(attempts, Check, spec.ranks),
+        evaluations=newest_by_epoch(attempts, Evaluation, spec.ranks),
+        epochs=newest_by_epoch(attempts, Epoch, spec.ranks),
+        checks=newest_by_epoch(attempts, Check, spec.ranks),
         finished=tuple(event for _, event in newest.each(RunFinished, training=True)),
-        ablations=_ablations(attempts),
-        telemetry=_telemetry(attempts, useful),
+        ablations=ablations_of(attempts),
+        telemetry=telemetry_of(attempts, useful),
         updates=updates,
         earlier_s=sum(a.elapsed_s() for a in attempts[:-1] if a.number in useful),
         torn=torn,
@@ -277,44 +235,3 @@ def without_cold(windows: list[Window]) -> list[Window]:
         cold = {window.first_step for window in declared[:number]}
         found += [replace(each, cold=True) if each.first_step in cold else each for each in of_attempt]
     return found
-
-
-def _ablations(attempts: list[Attempt]) -> tuple[ExchangeAblation, ...]:
-    """Return the newest ablation of each training rank."""
-    for attempt in reversed(attempts):
-        told = dict(attempt.each(ExchangeAblation, training=True))
-        if told:
-            return tuple(told.values())
-    return ()
-
-
-def _telemetry(attempts: list[Attempt], useful: Collection[int]) -> tuple[Telemetry, ...]:
-    """Return what supervisors saw of their nodes while steps were done that count."""
-    records = (record.event for a in attempts if a.number in useful for record in a.supervisors)
-    return tuple(event for event in records if isinstance(event, Telemetry))
-
-
-def _updates(attempts: list[Attempt]) -> tuple[Updates, ...]:
-    """Return what the first server of a run has applied, each epoch as its newest attempt saw it."""
-    found: list[Updates] = []
-    horizon: int | None = None  # first epoch of a newer attempt
-    for attempt in reversed(attempts):
-        told = attempt.each(Updates)
-        first = min((rank for rank, _ in told), default=None)
-        found += [e for rank, e in told if rank == first and (horizon is None or e.epoch < horizon)]
-        horizon = min((e for e in (horizon, attempt.first_epoch()) if e is not None), default=None)
-    return tuple(sorted(found, key=lambda event: event.first_step))
-
-
-def _newest_by_epoch(attempts: list[Attempt], kind: type[S], ranks: int) -> dict[int, tuple[S, ...]]:
-    """Return the events of each epoch from the newest attempt that trained it, where no rank's is missing."""
-    found: dict[int, tuple[S, ...]] = {}
-    horizon: int | None = None  # first epoch of a newer attempt
-    for attempt in reversed(attempts):
-        by_epoch: dict[int, list[S]] = defaultdict(list)
-        for _, event in attempt.each(kind, training=True):
-            if horizon is None or event.epoch < horizon:
-                by_epoch[event.epoch].append(event)
-        found |= {epoch: tuple(events) for epoch, events in by_epoch.items() if len(events) == ranks}
-        horizon = min((e for e in (horizon, attempt.first_epoch()) if e is not None), default=None)
-    return dict(sorted(found.items()))

@@ -94,8 +94,8 @@ def of_node(history: History, ceilings: Ceilings) -> Ceilings:
 def measured_overlaps(loaded: Loaded) -> dict[OverlapKey, float]:
     """Return the hidden share of the exchange, for each way of exchanging of which it was measured.
 
-    What leaving the exchange out saves was exposed. Less what is sent beside backward, which nothing hides, it
-    is the part of what is sent during backward that was not hidden.
+    What leaving the exchange out saves was exposed. Less what is sent beside backward, which nothing hides,
+    it is the part of what is sent during backward that was not hidden.
     """
     found: dict[OverlapKey, list[float]] = defaultdict(list)
     for _, run in loaded.keyed:

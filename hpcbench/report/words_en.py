@@ -104,6 +104,11 @@ ENGLISH = Words(
         "predicted_samples_s": "predicted {unit}/s",
         "of_predicted_pct": "% of predicted",
         "mfu_pct": "MFU %",
+        "step_p50_s": "step p50 s",
+        "step_p90_s": "step p90 s",
+        "step_p99_s": "step p99 s",
+        "slowest_rank_ratio": "slowest/median rank",
+        "joules_per_sample": "J/{unit}",
     },
     states={
         "finished": "finished",

@@ -103,6 +103,11 @@ CHINESE = Words(
         "predicted_samples_s": "预测 {unit}/s",
         "of_predicted_pct": "达到预测 %",
         "mfu_pct": "MFU %",
+        "step_p50_s": "每步 p50 s",
+        "step_p90_s": "每步 p90 s",
+        "step_p99_s": "每步 p99 s",
+        "slowest_rank_ratio": "最慢/中位进程",
+        "joules_per_sample": "J/{unit}",
     },
     states={
         "finished": "已完成",

@@ -55,9 +55,9 @@ def test_overlap_hides_what_runs_beside_backward_and_nothing_else() -> None:
 
 
 def test_a_server_is_paid_for_by_all_workers() -> None:
-    """Command, push of n M, update by the server, pull of n M."""
+    """From each of two workers a command and M, then the update by the server, and M to each."""
     found = predicted(run(strategy="ps", servers=1))
-    assert found.exchange_s == pytest.approx(3 * ALPHA + (2 * 2 * M + 64) / SPEED)
+    assert found.exchange_s == pytest.approx(2 * (3 * ALPHA + (2 * M + 64) / SPEED))
     assert found.step_s == pytest.approx(0.010 + found.exchange_s + 64 / 100_000)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 
 from hpcbench.analysis.audit.evidence import Repeat
 from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
 from hpcbench.analysis.audit.foreign import checks
-from hpcbench.analysis.figures import PHASES
+from hpcbench.analysis.figures import PHASES, busy_s_of
 from hpcbench.records.events import Steps
 
 PARTITION_TOLERANCE = 0.02  # MEASURING rule 4
@@ -129,7 +128,7 @@ def straggler_rank(repeat: Repeat) -> Observation | None:
     if repeat.spec.ranks < 2 or not windows:
         return None
     ranks = len(windows[0].parts)
-    busy_s = [math.fsum(_busy_s(window.parts, rank) for window in windows) for rank in range(ranks)]
+    busy_s = [math.fsum(busy_s_of(window.parts[rank]) for window in windows) for rank in range(ranks)]
     slowest = max(range(ranks), key=busy_s.__getitem__)
     others_s = statistics.median(busy_s[:slowest] + busy_s[slowest + 1 :])
     if others_s <= 0 or busy_s[slowest] <= STRAGGLER_RATIO * others_s:
@@ -139,11 +138,6 @@ def straggler_rank(repeat: Repeat) -> Observation | None:
         "the others",
         figures={"rank": slowest, "ratio": busy_s[slowest] / others_s, "busy_s": busy_s},
     )
-
-
-def _busy_s(parts: Sequence[Steps], rank: int) -> float:
-    """Return what a rank spends before it can wait for others; waiting itself hides in the other phases."""
-    return parts[rank].data_wait_s + parts[rank].forward_backward_s
 
 
 RULES = (
