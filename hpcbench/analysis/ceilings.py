@@ -64,7 +64,7 @@ class Compute:
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """What the loader needs for one global batch. `serial`: nothing is prepared while the model computes."""
+    """What the loader needs for a step of all ranks. `serial`: nothing of it while the model computes."""
 
     seconds: float
     serial: bool
@@ -147,7 +147,8 @@ class Ceilings:
     def input(self, spec: RunSpec) -> Input | None:
         """Return what the loader of a node needs for a step of all its ranks; None: never measured.
 
-        Ranks that share one batch load it each.
+        Ranks that share one batch load it each. With other loader processes, or other batches, a loader is
+        another one: what is taken from there is assumed.
         """
         alike = [
             c for c in self.for_device(spec).each(InputCeiling)
@@ -156,10 +157,21 @@ class Ceilings:
         ]  # fmt: skip
         if not alike:
             return None
-        ranks = local_ranks(spec)
-        found = min(alike, key=lambda c: (_apart(c.ranks, ranks), _apart(c.batch, spec.batch_size)))
-        assumed = () if found.ranks == ranks else (f"input as of {found.ranks} ranks",)
-        seconds = ranks * spec.batch_size / found.images_per_s
+        ranks, batch, workers = local_ranks(spec), spec.batch_size, spec.input.workers
+        found = min(
+            alike,
+            key=lambda c: (workers not in (None, c.workers), _apart(c.ranks, ranks), _apart(c.batch, batch)),
+        )
+        same = [c for c in alike if (c.ranks, c.batch) == (found.ranks, found.batch)]
+        # Where a run does not say its number of processes and several were measured, it is one of them.
+        is_told = workers == found.workers or (workers is None and len(same) == 1)
+        guesses = (
+            (f"input as of {found.ranks} ranks", found.ranks != ranks),
+            (f"input as of batches of {found.batch}", found.batch != batch),
+            (f"input as of {found.workers} loader processes", not is_told),
+        )
+        assumed = tuple(what for what, is_so in guesses if is_so)
+        seconds = ranks * batch / found.images_per_s
         return Input(seconds=seconds, serial=found.workers == 0, assumed=assumed)
 
     def link(self, spec: RunSpec, operation: str, ranks: int) -> Link | None:

@@ -23,9 +23,9 @@ OverlapKey = tuple[object, ...]
 class Standing:
     """Where a row of the ranking stands against its ceilings.
 
-    `predicted` is Unknown where a ceiling is missing. `step_s` is the measured time of a global batch, mean
-    over repeats, and `phases_s` the part of each phase in it. `mfu_pct` is counted FLOP over what the device
-    multiplies at most. `compute_samples_s` and `input_samples_s` are two ceilings on their own.
+    `predicted` is Unknown where a ceiling is missing. `step_s` is the measured time of a step of all ranks,
+    mean over repeats, and `phases_s` the part of each phase in it. `mfu_pct` is counted FLOP over what the
+    device multiplies at most. `compute_samples_s` and `input_samples_s` are two ceilings on their own.
     """
 
     experiment: str
@@ -42,7 +42,7 @@ class Standing:
     @property
     def samples_s(self) -> float | None:
         """The measured throughput."""
-        return self.spec.global_batch / self.step_s if self.step_s else None
+        return self.spec.samples_per_step / self.step_s if self.step_s else None
 
     @property
     def of_predicted(self) -> float | None:
@@ -130,15 +130,15 @@ def _standing(
         experiment=name,
         spec=spec,
         predicted=predicted,
-        step_s=spec.global_batch / speed if speed else None,
+        step_s=spec.samples_per_step / speed if speed else None,
         phases_s=_phases(told),
         projected=project(spec, here, overlap=overlaps.get(overlap_key(spec))),
         limit=_limit(predicted, [run.history for run in runs]),
         mfu_pct=_mfu_pct(spec, here, speed),
-        compute_samples_s=spec.global_batch / (compute.forward_backward_s + compute.update_s)
+        compute_samples_s=spec.samples_per_step / (compute.forward_backward_s + compute.update_s)
         if compute
         else None,
-        input_samples_s=spec.global_batch / loader.seconds if loader else None,
+        input_samples_s=spec.samples_per_step / loader.seconds if loader else None,
     )
 
 

@@ -49,7 +49,7 @@ def _ceilings_of(spec: RunSpec, ceilings: Ceilings) -> Iterable[tuple[str, float
         yield "the devices reached alone in their fastest step, without loader and exchange", most, TOLERANCE
     loader = ceilings.input(spec)
     if loader is not None and not loader.assumed:
-        most = spec.global_batch / loader.seconds
+        most = spec.samples_per_step / loader.seconds
         yield "the loader reached alone", most, LOADER_TOLERANCE
 
 
@@ -64,7 +64,7 @@ def _too_fast_to_multiply(repeat: Repeat, ceilings: Ceilings) -> Observation | N
     if not speed or compute is None or rate is None:
         return None
     devices = spec.ranks * (1 if spec.device == "cpu" else spec.devices)
-    measured_s, floor_s = spec.global_batch / speed, _flop(spec, compute.flop) / devices / rate / WINOGRAD
+    measured_s, floor_s = spec.samples_per_step / speed, _flop(spec, compute.flop) / devices / rate / WINOGRAD
     if measured_s * (1 + TOLERANCE) >= floor_s:
         return None
     return Observation(
