@@ -113,9 +113,13 @@ class Ceilings:
 
     def at(self, host: str | None, device: str | None) -> Ceilings:
         """Return those of a host; of a host that was not measured those of its kind of device."""
-        kept = [r for r in self.records if device is None or r.ceiling.device == device]
-        own = [r for r in kept if r.host == host]
-        return Ceilings(tuple(own or kept), self.blocks)
+        own = self.own(host, device)
+        return own or Ceilings(tuple(r for r in self.records if _is_of(r, device)), self.blocks)
+
+    def own(self, host: str | None, device: str | None) -> Ceilings:
+        """Return those of a host."""
+        kept = tuple(r for r in self.records if r.host == host and _is_of(r, device))
+        return Ceilings(kept, self.blocks)
 
     def each(self, kind: type[C]) -> list[C]:
         """Return the ceilings of a kind."""
@@ -207,6 +211,10 @@ class Ceilings:
     def broken_copies(self) -> list[str]:
         """Return the pairs of devices between which bytes do not arrive as they were."""
         return [pair for check in self.each(CopyCheck) for pair in check.broken]
+
+
+def _is_of(record: MeasuredCeiling, device: str | None) -> bool:
+    return device is None or record.ceiling.device == device
 
 
 def _same_model(ceiling: ComputeCeiling, spec: RunSpec) -> bool:

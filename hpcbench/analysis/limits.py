@@ -86,9 +86,15 @@ def standings(loaded: Loaded) -> dict[str, Standing]:
 
 
 def of_node(history: History, ceilings: Ceilings) -> Ceilings:
-    """Return the ceilings of the node that a run was on."""
+    """Return the ceilings of the node that a run was on, else of nodes with the same kind of device."""
     environment = history.started.environment if history.started else {}
     return ceilings.at(environment.get("hostname"), environment.get("device"))
+
+
+def of_own_node(history: History, ceilings: Ceilings) -> Ceilings:
+    """Return the ceilings of the node that a run was on, and of no other."""
+    environment = history.started.environment if history.started else {}
+    return ceilings.own(environment.get("hostname"), environment.get("device"))
 
 
 def measured_overlaps(loaded: Loaded) -> dict[OverlapKey, float]:

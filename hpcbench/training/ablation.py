@@ -55,7 +55,10 @@ class Copy:
 
 
 def measure_exchange(
-    training: Training, make_strategy: Callable[[Arithmetic], Strategy], make_optimizer: MakeOptimizer
+    training: Training,
+    make_strategy: Callable[[Arithmetic], Strategy],
+    make_optimizer: MakeOptimizer,
+    example: Batch,
 ) -> None:
     """Record steps with and without the exchange; nothing where one can't do without it or seldom has it."""
     strategy = training.strategy
@@ -68,7 +71,8 @@ def measure_exchange(
         before = _fingerprint(training)
         with torch.random.fork_rng(devices=_devices(training)):
             copies = [
-                _copy(training, make_strategy, make_optimizer, silent=silent) for silent in (False, True)
+                _copy(training, make_strategy, make_optimizer, example, silent=silent)
+                for silent in (False, True)
             ]
             with_exchange, without_exchange = _paired(training, copies)
         assert _fingerprint(training) == before, "steps on a copy leave the trained state alone"
@@ -118,6 +122,7 @@ def _copy(
     training: Training,
     make_strategy: Callable[[Arithmetic], Strategy],
     make_optimizer: MakeOptimizer,
+    example: Batch,
     *,
     silent: bool,
 ) -> Copy:
@@ -128,6 +133,7 @@ def _copy(
     strategy = make_strategy(arithmetic)
     strategy.silent = silent
     model = copy.deepcopy(training.strategy.model)
+    strategy.rehearse(model, example)
     if spec.compile:
         model.compile()
     strategy.prepare(model, make_optimizer)

@@ -299,6 +299,16 @@ def test_ceilings_of_another_batch_are_not_held_against_a_run(tmp_path: Path) ->
     assert "above-ceiling" not in codes(findings(tmp_path / "r"), ROW)
 
 
+def test_ceilings_of_another_node_are_not_held_against_a_run(tmp_path: Path) -> None:
+    """A slower node says nothing of what this one can reach."""
+    suspect(unchanged)(tmp_path / "r")
+    slow = [ceilings.compute(seconds=0.1), ceilings.loader(images_per_s=100.0), ceilings.matrix()]
+    ceilings.write(tmp_path / "r" / "ceilings" / "n2.jsonl", slow, host="n2")
+    assert not {"above-ceiling", "below-floor"} & codes(findings(tmp_path / "r"), ROW)
+    ceilings.write(tmp_path / "r" / "ceilings" / "n1.jsonl", slow, host="n1")
+    assert "above-ceiling" in codes(findings(tmp_path / "r"), ROW)
+
+
 def test_a_step_shorter_than_its_multiplications_is_below_its_floor(tmp_path: Path) -> None:
     """64 images of 1 GFLOP each on two devices of 10 GFLOP/s take seconds, even with fast convolutions."""
     held_against(unchanged, ceilings.compute(flop_per_image=10**9), ceilings.matrix())(tmp_path / "r")

@@ -81,6 +81,12 @@ def test_run_learns_the_same_bits(tmp_path: Path, strategy: str, options: dict[s
         assert finished.train_s < finished.wall_s - event.wall_s
 
 
+def test_copies_begin_as_the_run_does(tmp_path: Path) -> None:
+    """A static graph wants a backward pass that exchanges first, before one of several micro-batches."""
+    options = {"strategy_options": "{static_graph: true}", "accumulation": "2"}
+    assert len(ablations(run(tmp_path / "run", "ddp", measured=True, **options))) == 2
+
+
 def test_difference_is_the_exchange(tmp_path: Path) -> None:
     """Where each all-reduce is slower by a known time, steps with the exchange are longer by all of it."""
     environment = injected(tmp_path / "site", SLOW_ALL_REDUCE)

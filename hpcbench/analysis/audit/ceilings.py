@@ -142,8 +142,8 @@ RULES = (
         scope=Scope.RUN,
         what="A throughput is higher than the node can reach.",
         when="It is more than 10 % above what the devices reached alone in the fastest step that the probe "
-        "saw, or more than 25 % above what the loader reached alone. Only ceilings that were measured for "
-        "exactly this model, batch, precision and number of ranks count.",
+        "saw, or more than 25 % above what the loader reached alone. Only ceilings that were measured on "
+        "its own node for exactly this model, batch, precision and number of ranks count.",
         advice="Look at how samples are counted and where the clock is read; if both are right, probe again "
         "on an idle machine.",
         source="MEASURING rule 8",
