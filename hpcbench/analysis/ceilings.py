@@ -81,16 +81,17 @@ class Link:
     assumed: tuple[str, ...] = ()
 
     def seconds(self, size_bytes: float) -> float:
-        """Return the time of one operation."""
+        """Return the mean time of one operation."""
         return self.latency_s(size_bytes) + self.bytes_s(size_bytes)
 
     def latency_s(self, size_bytes: float) -> float:
         """Return the part of it that does not depend on the size."""
-        return self.alpha_factor * self._line(size_bytes).alpha_s
+        return self.fit.tail * self.alpha_factor * self._line(size_bytes).alpha_s
 
     def bytes_s(self, size_bytes: float) -> float:
         """Return the part of it that does."""
-        return self.bytes_factor * size_bytes / self._line(size_bytes).bandwidth_bytes_s
+        bandwidth = self._line(size_bytes).bandwidth_bytes_s
+        return self.fit.tail * self.bytes_factor * size_bytes / bandwidth
 
     def _line(self, size_bytes: float) -> Line:
         return self.fit.line(size_bytes)

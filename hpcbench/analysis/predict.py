@@ -179,4 +179,4 @@ def _host_copies(spec: RunSpec, ceilings: Ceilings, compute: Compute) -> float:
     if spec.strategy != "ps" or spec.device == "cpu" or spec.backend == "nccl":
         return 0.0
     copy = ceilings.transfer(spec)
-    return 2 * copy.seconds(compute.model.parameter_bytes) if copy else 0.0
+    return 2 * copy.tail * copy.seconds(compute.model.parameter_bytes) if copy else 0.0

@@ -158,11 +158,12 @@ def _links_table(ceilings: Ceilings, words: Words) -> StudyTable | None:
             f"{record.host}: {link.operation} {link.backend}", str(link.ranks),
             number(1e6 * fitted.latency_s),
             number(largest.algbw_bytes_s / 1e9), number(largest.busbw_bytes_s / 1e9), str(len(fitted.lines)),
+            number(fitted.tail),
             _share(fitted.left_out_error), _share(fitted.repeatability),
         ))  # fmt: skip
     heads = (
         said["link"], words.columns["ranks"], said["alpha"], said["algbw"], said["busbw"], said["ranges"],
-        said["left_out"], said["repeatability"],
+        said["tail"], said["left_out"], said["repeatability"],
     )  # fmt: skip
     return StudyTable(said["links"], heads, body) if body else None
 
