@@ -21,8 +21,9 @@ MODEL_BLOCKS = {name: entry.blocks for name, entry in CATALOG.models.items()}
 WORTH_EXPLAINING = 0.9  # of the prediction: below it the sentence says where the rest goes
 CSV_COLUMNS = (
     "experiment", "limit", "step_s", "predicted_step_s", "of_predicted_pct", "throughput_samples_s",
-    "predicted_samples_s", "compute_s", "fixed_s", "input_s", "exchange_s", "exposed_s", "overlap", "mfu_pct",
-    "compute_ceiling_samples_s", "input_ceiling_samples_s", "extrapolated", "assumed", "left_out", "missing",
+    "predicted_samples_s", "compute_s", "fixed_s", "skew_s", "input_s", "exchange_s", "exposed_s", "overlap",
+    "mfu_pct", "compute_ceiling_samples_s", "input_ceiling_samples_s", "extrapolated", "assumed", "left_out",
+    "missing",
 )  # fmt: skip
 
 
@@ -94,6 +95,7 @@ def _csv_row(standing: Standing) -> dict[str, object]:
         return row | {"missing": predicted.missing}
     return row | {
         "predicted_step_s": predicted.step_s, "compute_s": predicted.compute_s, "fixed_s": predicted.fixed_s,
+        "skew_s": predicted.skew_s,
         "input_s": predicted.input_s, "exchange_s": predicted.exchange_s, "exposed_s": predicted.exposed_s,
         "overlap": predicted.overlap, "extrapolated": predicted.extrapolated,
         "assumed": "; ".join(predicted.assumed), "left_out": "; ".join(predicted.left_out),
