@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeVar
 
+from hpcbench.analysis.computing import Compute, apart, compute_of
 from hpcbench.analysis.link import Line, LinkFit, fit
-from hpcbench.analysis.predict_traffic import Model
 from hpcbench.config.spec import RunSpec
 from hpcbench.records.ceiling_files import MeasuredCeiling, newest
 from hpcbench.records.ceilings import (
@@ -31,35 +30,6 @@ from hpcbench.records.ceilings import (
 
 C = TypeVar("C", bound=Ceiling)
 CPU = "cpu"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Compute:
-    """What a step costs a device that trains alone, in seconds.
-
-    `fixed_s` is the part of `forward_backward_s` that does not depend on the batch (launching operations),
-    where several batches were measured. `fastest_s` is the shortest whole step that was seen.
-    """
-
-    forward_backward_s: float
-    fixed_s: float
-    update_s: float
-    fastest_s: float
-    flop: float
-    model: Model
-    assumed: tuple[str, ...] = ()
-
-    def repeated(self, times: int) -> Compute:
-        """Return a step of so many of these before one update."""
-        more = (times - 1) * self.forward_backward_s
-        return replace(
-            self,
-            forward_backward_s=self.forward_backward_s + more,
-            fixed_s=times * self.fixed_s,
-            fastest_s=self.fastest_s + more,
-            flop=times * self.flop,
-            assumed=(*self.assumed, "compute as of single micro-batches"),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +51,17 @@ class Link:
     assumed: tuple[str, ...] = ()
 
     def seconds(self, size_bytes: float) -> float:
-        """Return the time of one operation."""
+        """Return the mean time of one operation."""
         return self.latency_s(size_bytes) + self.bytes_s(size_bytes)
 
     def latency_s(self, size_bytes: float) -> float:
         """Return the part of it that does not depend on the size."""
-        return self.alpha_factor * self._line(size_bytes).alpha_s
+        return self.fit.tail * self.alpha_factor * self._line(size_bytes).alpha_s
 
     def bytes_s(self, size_bytes: float) -> float:
         """Return the part of it that does."""
-        return self.bytes_factor * size_bytes / self._line(size_bytes).bandwidth_bytes_s
+        bandwidth = self._line(size_bytes).bandwidth_bytes_s
+        return self.fit.tail * self.bytes_factor * size_bytes / bandwidth
 
     def _line(self, size_bytes: float) -> Line:
         return self.fit.line(size_bytes)
@@ -140,12 +111,12 @@ class Ceilings:
         whole = batch or spec.batch_size
         cpu, blocks = spec.device == CPU, self.blocks.get(spec.model, 1)
         if same:
-            return _compute(same, whole, _at_once(spec), cpu=cpu, blocks=blocks)
+            return compute_of(same, whole, _at_once(spec), cpu=cpu, blocks=blocks)
         whole_batches = [c for c in alike if c.accumulation == 1]
         if not whole_batches:
             return None
         part = whole // spec.accumulation
-        found = _compute(whole_batches, part, _at_once(spec), cpu=cpu, blocks=blocks)
+        found = compute_of(whole_batches, part, _at_once(spec), cpu=cpu, blocks=blocks)
         return found.repeated(spec.accumulation)
 
     def input(self, spec: RunSpec) -> Input | None:
@@ -164,7 +135,7 @@ class Ceilings:
         ranks, batch, workers = local_ranks(spec), spec.batch_size, spec.input.workers
         found = min(
             alike,
-            key=lambda c: (workers not in (None, c.workers), _apart(c.ranks, ranks), _apart(c.batch, batch)),
+            key=lambda c: (workers not in (None, c.workers), apart(c.ranks, ranks), apart(c.batch, batch)),
         )
         same = [c for c in alike if (c.ranks, c.batch) == (found.ranks, found.batch)]
         # Where a run does not say its number of processes and several were measured, it is one of them.
@@ -187,7 +158,7 @@ class Ceilings:
         if not alike:
             return None
         nodes = spec.resources.nodes
-        found = min(alike, key=lambda c: (_apart(c.nodes, nodes), _apart(c.ranks, ranks)))
+        found = min(alike, key=lambda c: (apart(c.nodes, nodes), apart(c.ranks, ranks)))
         assumed = [] if found.nodes == nodes else [f"{operation} as over {found.nodes} nodes"]
         alpha, size = 1.0, 1.0
         if operation != "send" and found.ranks != ranks:
@@ -205,7 +176,7 @@ class Ceilings:
     def matrix_flop_per_s(self, spec: RunSpec) -> float | None:
         """Return the measured matrix rate of one device at the run's precision."""
         alike = [c for c in self.for_device(spec).each(MatrixCeiling) if c.precision == spec.precision]
-        found = min(alike, key=lambda c: _apart(c.ranks, _at_once(spec)), default=None)
+        found = min(alike, key=lambda c: apart(c.ranks, _at_once(spec)), default=None)
         return found.flop_per_s if found else None
 
     def broken_copies(self) -> list[str]:
@@ -252,11 +223,6 @@ def _fitted(key: _Hashed) -> LinkFit:
     return fit(key.link)
 
 
-def _apart(a: int, b: int) -> tuple[float, int]:
-    """Return how far two counts are apart, by ratio; of two that are as far the larger one comes first."""
-    return abs(math.log(a / b)), -a
-
-
 def _ring_factors(operation: str, measured: int, ranks: int) -> tuple[float, float]:
     """Return by what alpha and bytes / bandwidth change with the number of ranks.
 
@@ -267,46 +233,3 @@ def _ring_factors(operation: str, measured: int, ranks: int) -> tuple[float, flo
         return (ranks - 1) / (measured - 1), ((ranks - 1) / ranks) / ((measured - 1) / measured)
     rounds = math.ceil(math.log2(ranks)) / math.ceil(math.log2(measured))
     return rounds, rounds
-
-
-def _compute(alike: Sequence[ComputeCeiling], batch: int, ranks: int, *, cpu: bool, blocks: int) -> Compute:
-    nearest = min((c.ranks for c in alike), key=lambda each: _apart(each, ranks))
-    measured = sorted((c for c in alike if c.ranks == nearest), key=lambda c: c.batch)
-    assumed = []
-    crowd = 1.0
-    if nearest != ranks:
-        assumed.append(f"compute as of {nearest} ranks at once")
-        # A GPU does not care for the others. Ranks on a CPU share its cores: together they get no faster.
-        crowd = max(1.0, ranks / nearest) if cpu else 1.0
-    one = min(measured, key=lambda c: _apart(c.batch, batch))
-    fixed, each = _curve(alike, nearest)
-    if one.batch != batch:
-        names = " and ".join(str(c.batch) for c in measured)
-        assumed.append(f"compute carried over from batches of {names}")
-    scale = (fixed + each * batch) / (fixed + each * one.batch)
-    whole_s = crowd * scale * one.forward_backward_s
-    return Compute(
-        forward_backward_s=whole_s,
-        fixed_s=whole_s * fixed / (fixed + each * batch),
-        update_s=crowd * one.update_s,
-        fastest_s=scale * min(one.step_s),
-        flop=one.flop_per_image * batch,
-        model=Model(one.parameter_bytes, one.parameter_tensors, blocks),
-        assumed=tuple(assumed),
-    )
-
-
-def _curve(alike: Sequence[ComputeCeiling], ranks: int) -> tuple[float, float]:
-    """Return how a step grows with its batch: (what it costs without images, what an image costs).
-
-    Least squares over several batches with so many ranks at once, or with another number if that has them:
-    only the ratio of the two matters. One batch alone says nothing of a fixed part, and a fit with a
-    negative one has none either.
-    """
-    for count in sorted({c.ranks for c in alike}, key=lambda count: _apart(count, ranks)):
-        points = {c.batch: c.forward_backward_s for c in alike if c.ranks == count}
-        if len(points) > 1:
-            slope, intercept = statistics.linear_regression(list(points), list(points.values()))
-            if slope > 0:
-                return max(0.0, intercept), slope
-    return 0.0, 1.0

@@ -62,7 +62,7 @@ class Standing:
         if isinstance(self.predicted, Unknown) or not self.phases_s:
             return None
         p = self.predicted
-        busy_s = p.compute_s + p.fixed_s + p.exposed_s
+        busy_s = p.busy_s
         work = ("forward_backward", "exchange", "update")
         beyond = {
             "data_wait": self.phases_s["data_wait"] - (p.step_s - busy_s),

@@ -42,6 +42,8 @@ class Line:
 class LinkFit:
     """The lines of a link, smallest sizes first, and how far they can be trusted.
 
+    `tail` is the mean time over the median: the lines are of medians, which a slow message does not move,
+    and a run pays the mean. It is the median over sizes, so that one size's bad luck is not everybody's.
     `left_out_error` is the median relative error at sizes that were left out of the fit (all but the two
     ends, which would be extrapolated), `repeatability` that of one repeat against the median of the others:
     no fit can be expected to be better. None where there are too few sizes or repeats to tell.
@@ -50,9 +52,10 @@ class LinkFit:
     lines: tuple[Line, ...]
     left_out_error: float | None
     repeatability: float | None
+    tail: float = 1.0
 
     def seconds(self, size_bytes: float) -> float:
-        """Return the predicted time of a message; nothing takes no time. Beyond the ends lines go on."""
+        """Return the median time of a message; nothing takes no time. Beyond the ends lines go on."""
         if size_bytes <= 0:
             return 0.0
         line = self.line(size_bytes)
@@ -109,7 +112,10 @@ def fit(sweep: LinkCeiling | TransferCeiling) -> LinkFit:
         other = _left_out_error(sizes, seconds, ranges)
         if other is not None and other < WORTH * error:
             best, error = _lines(sizes, seconds, ranges), other
-    return LinkFit(best, error, _repeatability(sweep.seconds))
+    tail = statistics.median(
+        statistics.fmean(each) / middle for each, middle in zip(sweep.seconds, seconds, strict=True)
+    )
+    return LinkFit(best, error, _repeatability(sweep.seconds), max(1.0, tail))
 
 
 def _lines(sizes: Sequence[float], seconds: Sequence[float], ranges: int) -> tuple[Line, ...]:
