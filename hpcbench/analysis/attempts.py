@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from hpcbench.records.columns import StepColumns
 from hpcbench.records.events import (
     Check,
     Epoch,
@@ -14,7 +15,6 @@ from hpcbench.records.events import (
     Event,
     ExchangeAblation,
     RunStarted,
-    Steps,
     Telemetry,
     Updates,
 )
@@ -26,10 +26,12 @@ S = TypeVar("S", Evaluation, Epoch, Check)
 
 @dataclass
 class Attempt:
-    """The records of one attempt."""
+    """The records of one attempt; of ranks the windows apart from the others."""
 
     number: int
-    ranks: dict[int, list[Record]] = field(default_factory=lambda: defaultdict(list))
+    ranks: dict[int, list[Record]] = field(default_factory=dict)
+    steps: dict[int, StepColumns] = field(default_factory=dict)
+    last_ns: dict[int, int] = field(default_factory=dict)  # time of each rank's last line
     supervisors: list[Record] = field(default_factory=list)
 
     def training(self) -> dict[int, list[Record]]:
@@ -47,18 +49,25 @@ class Attempt:
             if isinstance(record.event, kind)
         ]
 
+    def windows(self) -> dict[int, StepColumns]:
+        """Return the windows of the ranks that train."""
+        return {rank: self.steps[rank] for rank in self.training()}
+
     def first_step(self) -> int | None:
         """Return the first step that this attempt did."""
-        return min((steps.first_step for _, steps in self.each(Steps, training=True)), default=None)
+        return self._first("first_step")
 
     def first_epoch(self) -> int | None:
         """Return the first epoch that this attempt trained in."""
-        return min((steps.epoch for _, steps in self.each(Steps, training=True)), default=None)
+        return self._first("epoch")
+
+    def _first(self, name: str) -> int | None:
+        return min((min(steps[name]) for steps in self.windows().values() if len(steps)), default=None)
 
     def elapsed_s(self) -> float:
         """Return the time from the start of the first process to the last line of any training rank."""
         starts = [started.process_start_ns for _, started in self.each(RunStarted, training=True)]
-        ends = [records[-1].time_ns for records in self.training().values() if records]
+        ends = [self.last_ns[rank] for rank in self.training() if self.last_ns[rank]]
         return max(0.0, (max(ends) - min(starts)) / 1e9) if starts and ends else 0.0
 
 

@@ -241,8 +241,13 @@ NOT_RECIPE = (
 )  # fmt: skip
 
 
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
 def _build(cls: Any, data: dict[str, Any]) -> Any:
-    hints = get_type_hints(cls)
+    hints = _hints(cls)
     values = {
         key: _build(hints[key], value) if dataclasses.is_dataclass(hints.get(key)) else value
         for key, value in data.items()

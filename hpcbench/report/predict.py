@@ -26,7 +26,7 @@ from hpcbench.records.ceiling_files import read_ceilings
 from hpcbench.records.layout import ResultsFolder
 from hpcbench.report.cells import NOTHING, number
 from hpcbench.report.limits import MODEL_BLOCKS
-from hpcbench.report.tables import encodable
+from hpcbench.report.text import encodable
 
 
 @dataclass(frozen=True)

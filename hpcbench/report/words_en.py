@@ -26,6 +26,8 @@ ENGLISH = Words(
     stop=".",
     colon=": ",
     sentence_space=" ",
+    all_rows="all rows",
+    more_columns="More columns in ranking.csv: {columns}.",
     ties="A range of ranks is a tie: no difference inside it is supported (docs/report.md).",
     notes="`n` is the number of finished repeats, ± half of the 95 % confidence interval; a range of ranks "
     "is a tie. Ranks hold inside a class only. What every column and picture means stands in docs/report.md.",
@@ -162,7 +164,7 @@ ENGLISH = Words(
         "runs": "Runs",
         "methods": "Methods",
         "theme": "Light / dark",
-        "subtitle": "{rows} configurations, {repeats} repeats, {classes} classes",
+        "subtitle": "Configurations: {rows}. Finished repeats: {repeats}. Classes: {classes}.",
         "limits": "What limits it:",
         "limits_line": "of its training time {shares}",
         "share": "{name} takes {share} %",

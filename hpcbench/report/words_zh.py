@@ -25,6 +25,8 @@ CHINESE = Words(
     stop="。",
     colon=":",
     sentence_space="",
+    all_rows="所有行",
+    more_columns="ranking.csv 中还有：{columns}。",
     ties="名次范围表示并列:其中的差异没有统计支持(docs/report.md)。",
     notes="`n` 是已完成的重复次数,± 是 95 % 置信区间的半宽;名次范围表示并列。名次只在类别内有效。"
     "各列和各图的含义见 docs/report.md。",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.analysis.figures import Figures, figures
+from hpcbench.analysis.figures import Figures
 from hpcbench.analysis.load import load
 from hpcbench.records.events import Steps
 from tests.audit.written import Change, alone, changing, run, telemetry, unchanged, write
@@ -15,9 +15,9 @@ from tests.audit.written import Change, alone, changing, run, telemetry, unchang
 def figures_of(folder: Path, change: Change = unchanged, **story: object) -> Figures:
     """Return the figures of one repeat of a run of two ranks."""
     write(folder, run("ddp"), change, repeats=1, **story)
-    only = load([folder]).keyed[0][1]
-    assert only.spec is not None
-    return figures(only.history, only.spec)
+    found = load([folder]).keyed[0][1].figures
+    assert found is not None
+    return found
 
 
 def test_percentiles_are_over_the_steps_of_all_ranks_together(tmp_path: Path) -> None:
@@ -48,8 +48,8 @@ def test_the_slowest_rank_is_held_against_the_median_rank(tmp_path: Path) -> Non
 def test_one_rank_has_no_other_to_wait_for(tmp_path: Path) -> None:
     """So there is no ratio."""
     write(tmp_path, alone(), repeats=1)
-    only = load([tmp_path]).keyed[0][1]
-    assert only.spec is not None and figures(only.history, only.spec).slowest_rank_ratio is None
+    found = load([tmp_path]).keyed[0][1].figures
+    assert found is not None and found.slowest_rank_ratio is None
 
 
 def test_energy_is_power_while_at_work_over_throughput(tmp_path: Path) -> None:

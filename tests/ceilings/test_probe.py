@@ -117,7 +117,7 @@ def test_cpu_has_no_device_copies(probed: tuple[list[Ceiling], dict[str, Any]]) 
 
 
 def test_sweep_probes_once(lab: Lab) -> None:
-    """The first job measures before its first run, a later one finds that; nothing else stays."""
+    """The first job measures before its first run, a later one of the same recipes finds it; no more."""
     runs = [{"strategy": "single_gpu"}]
     states = lab.submit(write_sweep(lab.folder, runs))
     assert {state.state for state in states.values()} == {"done"}
