@@ -275,7 +275,7 @@ ENGLISH = Words(
         "algbw": "algbw GB/s",
         "busbw": "busbw GB/s",
         "ranges": "lines",
-        "tail": "mean/median",
+        "tail": "mean/quartile",
         "left_out": "error at left-out sizes",
         "repeatability": "repeatability",
         "axis_reached": "Measured throughput (% of predicted)",

@@ -270,7 +270,7 @@ CHINESE = Words(
         "algbw": "algbw GB/s",
         "busbw": "busbw GB/s",
         "ranges": "分段数",
-        "tail": "均值/中位数",
+        "tail": "均值/四分位数",
         "left_out": "未参与拟合的大小上的误差",
         "repeatability": "重复性",
         "axis_reached": "实测吞吐量(预测的 %)",
