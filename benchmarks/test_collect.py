@@ -34,7 +34,11 @@ RUNS, STEPS, EPOCHS = 1000, 2000, 4
 LIMITS = {10: (1.0, 0.5), 1: (1.25, 0.15)}
 MOST_MB = 1500
 MANY, MANY_S = 10_000, 60
-DUCKDB = "import duckdb; duckdb.sql('set enable_progress_bar = false'); duckdb.sql(\"create table r as select * from read_json_auto('{lines}')\")"
+DUCKDB = """
+import duckdb
+duckdb.sql("set enable_progress_bar = false")
+duckdb.sql("create table r as select * from read_json_auto('{lines}')")
+"""
 
 
 @pytest.fixture
