@@ -20,6 +20,8 @@ from hpcbench.strategies.options import CollectiveOptions
 
 PHASES = ("data_wait", "forward_backward", "exchange", "update", "other")
 MEGABYTE = 1e6  # bytes
+PERCENTILES = (50, 90, 99)
+WORKING = 10.0  # per cent of utilisation: below it a device starts, evaluates nothing, or waits to end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,13 @@ class Figures:
     counted_wall_s: float
     push_s: float | None  # parameter server: inside the exchange
     pull_s: float | None
+    step_p50_s: float | None  # of the steps of all training ranks together
+    step_p90_s: float | None
+    step_p99_s: float | None
+    slowest_rank_ratio: (
+        float | None
+    )  # slowest over median rank, of what a rank does before it waits for others
+    joules_per_sample: float | None  # of all devices
     staleness: dict[int, int] | None  # updates by others since the pull -> how many gradients were so old
     phase_s: dict[str, float]
 
@@ -70,6 +79,9 @@ def figures(history: History, spec: RunSpec) -> Figures:
         counted_wall_s=float(counted.wall_s.sum()),
         push_s=_part_s(counted, "push_s"),
         pull_s=_part_s(counted, "pull_s"),
+        **dict(zip(("step_p50_s", "step_p90_s", "step_p99_s"), step_percentiles_s(counted), strict=True)),
+        slowest_rank_ratio=slowest_rank_ratio(counted),
+        joules_per_sample=_joules_per_sample(history, throughput),
         staleness=_staleness(history),
         phase_s=phase_s,
     )
@@ -140,6 +152,46 @@ def exchanges_after_backward(spec: RunSpec) -> bool:
         return False
     exchange = spec.strategy_options.get("exchange", CollectiveOptions().exchange)
     return exchange in ("per_parameter", "bucketed")
+
+
+def step_percentiles_s(windows: Windows) -> tuple[float | None, float | None, float | None]:
+    """Return p50, p90 and p99 of the step times of all ranks together (MEASURING rule 10); None if empty."""
+    pooled = windows.pooled("step_s")
+    if not len(pooled):
+        return None, None, None
+    p50, p90, p99 = np.percentile(pooled, PERCENTILES).tolist()
+    return p50, p90, p99
+
+
+def slowest_rank_ratio(windows: Windows) -> float | None:
+    """Return how much longer the slowest rank works than the median rank; None for one rank alone.
+
+    Work is data wait and forward+backward: in the phases after them ranks wait for each other.
+    """
+    busy_s = busy_s_of(windows)
+    if len(busy_s) < 2:
+        return None
+    middle = statistics.median(busy_s)
+    return max(busy_s) / middle if middle > 0 else None
+
+
+def busy_s_of(windows: Windows) -> list[float]:
+    """Return what each rank spends before it can wait for others; waiting hides in the other phases."""
+    busy_s = windows.numbers("data_wait_s") + windows.numbers("forward_backward_s")
+    ranks: list[float] = busy_s.sum(axis=0).tolist()
+    return ranks
+
+
+def _joules_per_sample(history: History, samples_s: float | None) -> float | None:
+    """Return the power of all devices, mean over readings in which they worked, over the throughput."""
+    hosts: dict[str, list[float]] = {}
+    for line in history.telemetry:
+        readings = zip(line.device_watts or (), line.device_percent or (), strict=False)
+        working = [math.fsum(watts) for watts, percent in readings if max(percent, default=0.0) >= WORKING]
+        hosts.setdefault(line.host, []).extend(working)
+    if not samples_s or not any(hosts.values()):
+        return None
+    return math.fsum(statistics.fmean(each) for each in hosts.values() if each) / samples_s
 
 
 def exposed_s(history: History) -> float | None:

@@ -7,14 +7,15 @@ finished when every training rank of its newest attempt says so, whatever a sche
 from __future__ import annotations
 
 import itertools
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from types import NoneType
-from typing import Any, TypeVar
+from typing import Any
 
+from hpcbench.analysis.attempts import Attempt, ablations_of, newest_by_epoch, telemetry_of, updates_of
 from hpcbench.analysis.warmup import cold_windows
 from hpcbench.analysis.windows import LeftBehind, Windows
 from hpcbench.config.spec import RunSpec
@@ -24,7 +25,6 @@ from hpcbench.records.events import (
     Check,
     Epoch,
     Evaluation,
-    Event,
     ExchangeAblation,
     Interrupted,
     RunFailed,
@@ -34,10 +34,6 @@ from hpcbench.records.events import (
     Updates,
 )
 from hpcbench.records.layout import RunFolder
-from hpcbench.records.reader import Record
-
-E = TypeVar("E", bound=Event)
-S = TypeVar("S", Evaluation, Epoch, Check)
 
 
 class State(StrEnum):
@@ -83,53 +79,6 @@ LARGE = ("windows", "telemetry", "updates")
 MAY_BE_UNKNOWN = ("loss_sum", "correct")  # lists of ranks that see no loss
 
 
-@dataclass
-class Attempt:
-    """The records of one attempt; of ranks the windows apart from the others."""
-
-    number: int
-    ranks: dict[int, list[Record]] = field(default_factory=dict)
-    steps: dict[int, StepColumns] = field(default_factory=dict)
-    last_ns: dict[int, int] = field(default_factory=dict)  # time of each rank's last line
-    supervisors: list[Record] = field(default_factory=list)
-
-    def training(self) -> dict[int, list[Record]]:
-        """Return the records of the ranks that train; servers say `role: serve` when they start."""
-        served = {r for r, started in self.each(RunStarted) if started.role != "train"}
-        return {rank: records for rank, records in sorted(self.ranks.items()) if rank not in served}
-
-    def each(self, kind: type[E], *, training: bool = False) -> list[tuple[int, E]]:
-        """Return (rank, event) of all events of a kind that ranks wrote, rank by rank."""
-        ranks = self.training() if training else dict(sorted(self.ranks.items()))
-        return [
-            (rank, record.event)
-            for rank, records in ranks.items()
-            for record in records
-            if isinstance(record.event, kind)
-        ]
-
-    def windows(self) -> dict[int, StepColumns]:
-        """Return the windows of the ranks that train."""
-        return {rank: self.steps[rank] for rank in self.training()}
-
-    def first_step(self) -> int | None:
-        """Return the first step that this attempt did."""
-        return self._first("first_step")
-
-    def first_epoch(self) -> int | None:
-        """Return the first epoch that this attempt trained in."""
-        return self._first("epoch")
-
-    def _first(self, name: str) -> int | None:
-        return min((min(steps[name]) for steps in self.windows().values() if len(steps)), default=None)
-
-    def elapsed_s(self) -> float:
-        """Return the time from the start of the first process to the last line of any training rank."""
-        starts = [started.process_start_ns for _, started in self.each(RunStarted, training=True)]
-        ends = [self.last_ns[rank] for rank in self.training() if self.last_ns[rank]]
-        return max(0.0, (max(ends) - min(starts)) / 1e9) if starts and ends else 0.0
-
-
 def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collection[int]) -> History:
     """Put the claimed attempts of a run together. Raises RecordError where a record file is broken."""
     if not claimed:
@@ -140,7 +89,7 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
     windows, dropped = _windows(attempts, spec.ranks)
     if dropped:
         problems.append(f"windows left out, because not every training rank wrote them: {dropped}")
-    updates = _updates(attempts)
+    updates = updates_of(attempts)
     # Where servers keep the time of a run, their windows count as they were declared.
     windows = windows if updates else without_cold(windows)
     useful = set(windows.attempts)
@@ -152,12 +101,12 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
         starts=tuple(started for _, started in newest.each(RunStarted, training=True)),
         attempts=tuple(attempt.number for attempt in attempts),
         windows=windows,
-        evaluations=_newest_by_epoch(attempts, Evaluation, spec.ranks),
-        epochs=_newest_by_epoch(attempts, Epoch, spec.ranks),
-        checks=_newest_by_epoch(attempts, Check, spec.ranks),
+        evaluations=newest_by_epoch(attempts, Evaluation, spec.ranks),
+        epochs=newest_by_epoch(attempts, Epoch, spec.ranks),
+        checks=newest_by_epoch(attempts, Check, spec.ranks),
         finished=tuple(event for _, event in newest.each(RunFinished, training=True)),
-        ablations=_ablations(attempts),
-        telemetry=_telemetry(attempts, useful),
+        ablations=ablations_of(attempts),
+        telemetry=telemetry_of(attempts, useful),
         updates=updates,
         earlier_s=sum(a.elapsed_s() for a in attempts[:-1] if a.number in useful),
         torn=torn,
@@ -284,44 +233,3 @@ def without_cold(windows: Windows) -> Windows:
         of_attempt = [place for place in places if declared[place]]
         cold.update(of_attempt[: cold_windows(step_s[of_attempt].tolist())])
     return replace(windows, cold=frozenset(cold))
-
-
-def _ablations(attempts: list[Attempt]) -> tuple[ExchangeAblation, ...]:
-    """Return the newest ablation of each training rank."""
-    for attempt in reversed(attempts):
-        told = dict(attempt.each(ExchangeAblation, training=True))
-        if told:
-            return tuple(told.values())
-    return ()
-
-
-def _telemetry(attempts: list[Attempt], useful: Collection[int]) -> tuple[Telemetry, ...]:
-    """Return what supervisors saw of their nodes while steps were done that count."""
-    records = (record.event for a in attempts if a.number in useful for record in a.supervisors)
-    return tuple(event for event in records if isinstance(event, Telemetry))
-
-
-def _updates(attempts: list[Attempt]) -> tuple[Updates, ...]:
-    """Return what the first server of a run has applied, each epoch as its newest attempt saw it."""
-    found: list[Updates] = []
-    horizon: int | None = None  # first epoch of a newer attempt
-    for attempt in reversed(attempts):
-        told = attempt.each(Updates)
-        first = min((rank for rank, _ in told), default=None)
-        found += [e for rank, e in told if rank == first and (horizon is None or e.epoch < horizon)]
-        horizon = min((e for e in (horizon, attempt.first_epoch()) if e is not None), default=None)
-    return tuple(sorted(found, key=lambda event: event.first_step))
-
-
-def _newest_by_epoch(attempts: list[Attempt], kind: type[S], ranks: int) -> dict[int, tuple[S, ...]]:
-    """Return the events of each epoch from the newest attempt that trained it, where no rank's is missing."""
-    found: dict[int, tuple[S, ...]] = {}
-    horizon: int | None = None  # first epoch of a newer attempt
-    for attempt in reversed(attempts):
-        by_epoch: dict[int, list[S]] = defaultdict(list)
-        for _, event in attempt.each(kind, training=True):
-            if horizon is None or event.epoch < horizon:
-                by_epoch[event.epoch].append(event)
-        found |= {epoch: tuple(events) for epoch, events in by_epoch.items() if len(events) == ranks}
-        horizon = min((e for e in (horizon, attempt.first_epoch()) if e is not None), default=None)
-    return dict(sorted(found.items()))

@@ -8,8 +8,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from hpcbench.analysis.ceilings import Ceilings
-from hpcbench.analysis.figures import PHASES, Figures, exposed_s
+from hpcbench.analysis.figures import PHASES, exposed_s
 from hpcbench.analysis.history import History, State
 from hpcbench.analysis.load import Loaded, Run
 from hpcbench.analysis.predict import Limit, Prediction, Unknown, predict
@@ -62,7 +64,7 @@ class Standing:
         if isinstance(self.predicted, Unknown) or not self.phases_s:
             return None
         p = self.predicted
-        busy_s = p.compute_s + p.fixed_s + p.exposed_s
+        busy_s = p.busy_s
         work = ("forward_backward", "exchange", "update")
         beyond = {
             "data_wait": self.phases_s["data_wait"] - (p.step_s - busy_s),
@@ -82,7 +84,12 @@ def standings(loaded: Loaded) -> dict[str, Standing]:
         if run.spec is not None and run.history.state is State.FINISHED:
             repeats[name].append(run)
     overlaps = measured_overlaps(loaded)
-    return {name: _standing(name, runs, loaded.ceilings, overlaps) for name, runs in sorted(repeats.items())}
+    done = loaded.runs[loaded.runs["state"] == State.FINISHED.value]
+    measured = dict(list(done.groupby("experiment")))
+    return {
+        name: _standing(name, runs, measured[name], loaded.ceilings, overlaps)
+        for name, runs in sorted(repeats.items())
+    }
 
 
 def of_node(history: History, ceilings: Ceilings) -> Ceilings:
@@ -116,13 +123,16 @@ def overlap_key(spec: RunSpec) -> OverlapKey:
 
 
 def _standing(
-    name: str, runs: Sequence[Run], ceilings: Ceilings, overlaps: Mapping[OverlapKey, float]
+    name: str,
+    runs: Sequence[Run],
+    measured: pd.DataFrame,
+    ceilings: Ceilings,
+    overlaps: Mapping[OverlapKey, float],
 ) -> Standing:
     spec, history = runs[0].spec, runs[0].history
     assert spec is not None
     here = of_node(history, ceilings)
-    told = [run.figures for run in runs if run.figures is not None]
-    speeds = [each.throughput_samples_s for each in told if each.throughput_samples_s]
+    speeds = [float(value) for value in measured["throughput_samples_s"].dropna() if value > 0]
     predicted = predict(spec, here, overlap=overlaps.get(overlap_key(spec)))
     speed = statistics.fmean(speeds) if speeds else None
     compute, loader = here.compute(spec), here.input(spec)
@@ -131,7 +141,7 @@ def _standing(
         spec=spec,
         predicted=predicted,
         step_s=spec.global_batch / speed if speed else None,
-        phases_s=_phases(told),
+        phases_s=_phases(measured),
         projected=project(spec, here, overlap=overlaps.get(overlap_key(spec))),
         limit=_limit(predicted, [run.history for run in runs]),
         mfu_pct=_mfu_pct(spec, here, speed),
@@ -142,11 +152,9 @@ def _standing(
     )
 
 
-def _phases(told: Sequence[Figures]) -> dict[str, float]:
-    steps = sum(each.counted_steps for each in told)
-    if not steps:
-        return {}
-    return {name: math.fsum(each.phase_s[name] for each in told) / steps for name in PHASES}
+def _phases(measured: pd.DataFrame) -> dict[str, float]:
+    steps = int(measured["counted_steps"].sum())
+    return {name: float(measured[f"{name}_s"].sum()) / steps for name in PHASES} if steps else {}
 
 
 def _limit(predicted: Prediction | Unknown, histories: Iterable[History]) -> Limit | None:

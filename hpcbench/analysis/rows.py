@@ -46,7 +46,8 @@ FIGURE_COLUMNS = {
     "data_wait_pct": NUMBER, "exposed_comm_pct": NUMBER, "steps_per_epoch": WHOLE, "warmup_steps": WHOLE,
     "counted_samples": WHOLE,
     "counted_steps": WHOLE, "counted_wall_s": NUMBER, "push_s": NUMBER, "pull_s": NUMBER,
-    "staleness": TEXT, **{f"{phase}_s": NUMBER for phase in PHASES},
+    "step_p50_s": NUMBER, "step_p90_s": NUMBER, "step_p99_s": NUMBER, "slowest_rank_ratio": NUMBER,
+    "joules_per_sample": NUMBER, "staleness": TEXT, **{f"{phase}_s": NUMBER for phase in PHASES},
 }  # fmt: skip
 
 # What the time of the slowest rank's process went into, from its start to its end.

@@ -74,7 +74,9 @@ def probe(wanted: Wanted, catalog: Catalog) -> int:
 def _runs(wanted: Wanted, catalog: Catalog, machine: Machine) -> tuple[list[StoredRun], ResultsFolder | None]:
     gpus = len(machine.gpus)
     if wanted.sweep is None:
-        settings = [*_usual(machine), *wanted.settings]
+        settings = (
+            wanted.settings if _says_strategy(wanted.settings) else [*_usual(machine), *wanted.settings]
+        )
         spec = load_run(None, catalog, settings=settings, default_gpus_per_node=gpus)
         data = locate_data([], [spec.dataset], catalog, wanted.data, smoke=False)
         return _stored([spec], data), None
@@ -89,8 +91,12 @@ def _runs(wanted: Wanted, catalog: Catalog, machine: Machine) -> tuple[list[Stor
     return _stored(sweep.runs, sweep.data), ResultsFolder((wanted.results / sweep.name).absolute())
 
 
+def _says_strategy(settings: Sequence[str]) -> bool:
+    return any(setting.startswith("strategy=") for setting in settings)
+
+
 def _usual(machine: Machine) -> list[str]:
-    """Return what a run is that nothing is said of."""
+    """Return what a run is of whose strategy nothing is said."""
     ranks = len(machine.gpus) or min(MOST_USUAL_RANKS, machine.cores)
     return [f"strategy={USUAL_STRATEGY}", f"ranks={ranks}"]
 

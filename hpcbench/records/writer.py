@@ -83,8 +83,10 @@ def drop_torn_line(path: Path) -> None:
     if not path.exists():
         return
     with path.open("r+b") as file:
-        whole, newline, _ = file.read().rpartition(b"\n")
-        file.truncate(len(whole) + len(newline))
+        text = file.read()
+        whole, newline, torn = text.rpartition(b"\n")
+        if torn:
+            file.truncate(len(whole) + len(newline))
 
 
 def write_atomically(path: Path, text: str) -> None:

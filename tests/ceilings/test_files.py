@@ -9,6 +9,7 @@ import pytest
 
 from hpcbench.errors import RecordError
 from hpcbench.records.ceiling_files import newest, read_ceilings
+from hpcbench.records.ceiling_writer import append_lines, line_of
 from hpcbench.records.layout import ResultsFolder
 from tests.ceilings.written import compute, line, link, loader, matrix, node, write
 
@@ -84,3 +85,21 @@ def test_a_line_without_its_header_is_refused(tmp_path: Path) -> None:
     path.write_text('{"ceiling": "matrix_ceiling"}\n')
     with pytest.raises(RecordError, match="without schema, host, time_ns"):
         read_ceilings(path)
+
+
+def test_lines_are_added_behind_whole_ones(tmp_path: Path) -> None:
+    """What was written before stays, but for a line that was cut off; no other file is left beside it."""
+    path = tmp_path / "here" / "node.jsonl"
+    append_lines(path, [line_of(compute(batch=8), "node")])
+    with path.open("a") as file:
+        file.write('{"ceiling":"compute')
+    append_lines(path, [line_of(compute(batch=16), "node"), line_of(loader(), "node")])
+    found = [record.ceiling for record in read_ceilings(path).records]
+    assert found == [compute(batch=8), compute(batch=16), loader()]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_figures_that_are_not_finite_are_no_line() -> None:
+    """A rate that is infinite is refused where it is written, not where it is read."""
+    with pytest.raises(ValueError, match="JSON"):
+        line_of(compute(images_per_s=float("inf")), "node")

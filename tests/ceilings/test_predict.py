@@ -54,10 +54,20 @@ def test_overlap_hides_what_runs_beside_backward_and_nothing_else() -> None:
     assert any("overlap" in each for each in none.left_out) and half.left_out == ()
 
 
+def test_ranks_are_as_slow_as_the_slowest_of_them() -> None:
+    """Every other step takes 20 ms instead of 10: of two ranks one is slow in three steps of four."""
+    uneven = [compute(step_s=[0.010, 0.020] * 20), loader(), link(), link("broadcast"), link("send")]
+    together = predicted(run(), *uneven)
+    assert together.skew_s == pytest.approx(0.0175 - 0.015)
+    assert predicted(run(strategy="local_sgd", strategy_options={"local_steps": 8}), *uneven).skew_s == 0
+    assert predicted(run(strategy="ps", strategy_options={"mode": "async"}), *uneven).skew_s == 0
+    assert predicted(run(strategy="collective"), *node()).skew_s == pytest.approx(0)
+
+
 def test_a_server_is_paid_for_by_all_workers() -> None:
-    """Command, push of n M, update by the server, pull of n M."""
+    """From each of two workers a command and M, then the update by the server, and M to each."""
     found = predicted(run(strategy="ps", servers=1))
-    assert found.exchange_s == pytest.approx(3 * ALPHA + (2 * 2 * M + 64) / SPEED)
+    assert found.exchange_s == pytest.approx(2 * (3 * ALPHA + (2 * M + 64) / SPEED))
     assert found.step_s == pytest.approx(0.010 + found.exchange_s + 64 / 100_000)
 
 

@@ -157,9 +157,22 @@ def test_failed_probe_fails_no_run(lab: Lab) -> None:
     assert "not all: rank 0: RuntimeError: no probe today" in logs
 
 
+def test_one_recipe_is_added_to_a_file(lab: Lab) -> None:
+    """Without a sweep, ceilings of one recipe are printed and go where --out says, behind what is there."""
+    arguments = ("probe", "--strategy", "single_gpu", "--set", "batch_size=8", "--out", "node.jsonl")
+    done = lab.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "smallconv on digits, fp32, batch 8, alone" in done.stdout
+    first = read_ceilings(lab.folder / "node.jsonl").records
+    assert [type(each.ceiling) for each in first] == [MatrixCeiling, ComputeCeiling, InputCeiling]
+    assert not (lab.folder / "results").exists()
+    assert lab.run(*arguments).returncode == 0
+    assert len(read_ceilings(lab.folder / "node.jsonl").records) == 2 * len(first)
+
+
 def test_nothing_to_measure_is_said(lab: Lab) -> None:
     """A strategy that trains nothing, or GPUs that are not here, are one message and status 2."""
-    done = lab.run("probe", "--strategy", "noop")
+    done = lab.run("probe", "--strategy", "noop", "--ranks", "2")
     assert done.returncode == 2
     assert "nothing to measure here" in done.stderr
     settings = ("--set", "resources={gpus_per_node: 64}", "--set", "batch_size=1")

@@ -61,7 +61,7 @@ def below_floor(repeat: Repeat, ceilings: Ceilings) -> Observation | None:
 def _too_fast_to_multiply(repeat: Repeat, ceilings: Ceilings) -> Observation | None:
     speed, spec = _speed(repeat), repeat.spec
     compute, rate = ceilings.compute(spec), ceilings.matrix_flop_per_s(spec)
-    if speed is None or compute is None or rate is None:
+    if not speed or compute is None or rate is None:
         return None
     devices = spec.ranks * (1 if spec.device == "cpu" else spec.devices)
     measured_s, floor_s = spec.global_batch / speed, _flop(spec, compute.flop) / devices / rate / WINOGRAD

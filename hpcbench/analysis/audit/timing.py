@@ -10,7 +10,7 @@ import numpy as np
 from hpcbench.analysis.audit.evidence import Repeat
 from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
 from hpcbench.analysis.audit.foreign import checks
-from hpcbench.analysis.figures import PHASES
+from hpcbench.analysis.figures import PHASES, busy_s_of
 
 PARTITION_TOLERANCE = 0.02  # MEASURING rule 4
 UNNAMED_SHARE = 0.10
@@ -129,8 +129,7 @@ def straggler_rank(repeat: Repeat) -> Observation | None:
     windows = repeat.counted
     if repeat.spec.ranks < 2 or not windows:
         return None
-    # What a rank spends before it can wait for others; waiting itself hides in the other phases.
-    busy_s = (windows.numbers("data_wait_s") + windows.numbers("forward_backward_s")).sum(axis=0).tolist()
+    busy_s = busy_s_of(windows)
     ranks = len(busy_s)
     slowest = max(range(ranks), key=busy_s.__getitem__)
     others_s = statistics.median(busy_s[:slowest] + busy_s[slowest + 1 :])
