@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -52,7 +51,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = math.fsum(values) / n
     if n < 2:
         return Estimate(mean, None, None, n)
-    half = t_quantile(n - 1) * statistics.stdev(values) / math.sqrt(n)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = t_quantile(n - 1) * deviation / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)
 
 
