@@ -20,7 +20,7 @@ import sys
 import tomllib
 
 flavour, path = sys.argv[1:]
-extras = {"cuda": ["train"], "cpu": ["train"], "none": []}
+extras = {"cuda": ["train", "nvidia"], "cpu": ["train"], "none": []}
 if flavour not in extras:
     sys.exit(f"FLAVOUR={flavour}: it can be {', '.join(extras)}")
 with open(path, "rb") as file:

@@ -34,7 +34,7 @@ CPU = "cpu"
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """What the loader needs for one global batch. `serial`: nothing is prepared while the model computes."""
+    """What the loader needs for a step of all ranks. `serial`: nothing of it while the model computes."""
 
     seconds: float
     serial: bool
@@ -84,9 +84,13 @@ class Ceilings:
 
     def at(self, host: str | None, device: str | None) -> Ceilings:
         """Return those of a host; of a host that was not measured those of its kind of device."""
-        kept = [r for r in self.records if device is None or r.ceiling.device == device]
-        own = [r for r in kept if r.host == host]
-        return Ceilings(tuple(own or kept), self.blocks)
+        own = self.own(host, device)
+        return own or Ceilings(tuple(r for r in self.records if _is_of(r, device)), self.blocks)
+
+    def own(self, host: str | None, device: str | None) -> Ceilings:
+        """Return those of a host."""
+        kept = tuple(r for r in self.records if r.host == host and _is_of(r, device))
+        return Ceilings(kept, self.blocks)
 
     def each(self, kind: type[C]) -> list[C]:
         """Return the ceilings of a kind."""
@@ -118,7 +122,8 @@ class Ceilings:
     def input(self, spec: RunSpec) -> Input | None:
         """Return what the loader of a node needs for a step of all its ranks; None: never measured.
 
-        Ranks that share one batch load it each.
+        Ranks that share one batch load it each. With other loader processes, or other batches, a loader is
+        another one: what is taken from there is assumed.
         """
         alike = [
             c for c in self.for_device(spec).each(InputCeiling)
@@ -127,10 +132,21 @@ class Ceilings:
         ]  # fmt: skip
         if not alike:
             return None
-        ranks = local_ranks(spec)
-        found = min(alike, key=lambda c: (apart(c.ranks, ranks), apart(c.batch, spec.batch_size)))
-        assumed = () if found.ranks == ranks else (f"input as of {found.ranks} ranks",)
-        seconds = ranks * spec.batch_size / found.images_per_s
+        ranks, batch, workers = local_ranks(spec), spec.batch_size, spec.input.workers
+        found = min(
+            alike,
+            key=lambda c: (workers not in (None, c.workers), apart(c.ranks, ranks), apart(c.batch, batch)),
+        )
+        same = [c for c in alike if (c.ranks, c.batch) == (found.ranks, found.batch)]
+        # Where a run does not say its number of processes and several were measured, it is one of them.
+        is_told = workers == found.workers or (workers is None and len(same) == 1)
+        guesses = (
+            (f"input as of {found.ranks} ranks", found.ranks != ranks),
+            (f"input as of batches of {found.batch}", found.batch != batch),
+            (f"input as of {found.workers} loader processes", not is_told),
+        )
+        assumed = tuple(what for what, is_so in guesses if is_so)
+        seconds = ranks * batch / found.images_per_s
         return Input(seconds=seconds, serial=found.workers == 0, assumed=assumed)
 
     def link(self, spec: RunSpec, operation: str, ranks: int) -> Link | None:
@@ -166,6 +182,10 @@ class Ceilings:
     def broken_copies(self) -> list[str]:
         """Return the pairs of devices between which bytes do not arrive as they were."""
         return [pair for check in self.each(CopyCheck) for pair in check.broken]
+
+
+def _is_of(record: MeasuredCeiling, device: str | None) -> bool:
+    return device is None or record.ceiling.device == device
 
 
 def _same_model(ceiling: ComputeCeiling, spec: RunSpec) -> bool:

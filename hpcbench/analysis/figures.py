@@ -168,18 +168,17 @@ def slowest_rank_ratio(windows: Windows) -> float | None:
 
     Work is data wait and forward+backward: in the phases after them ranks wait for each other.
     """
-    busy_s = busy_s_of(windows)
+    busy_s = busy_s_by_rank(windows)
     if len(busy_s) < 2:
         return None
     middle = statistics.median(busy_s)
     return max(busy_s) / middle if middle > 0 else None
 
 
-def busy_s_of(windows: Windows) -> list[float]:
+def busy_s_by_rank(windows: Windows) -> list[float]:
     """Return what each rank spends before it can wait for others; waiting hides in the other phases."""
     busy_s = windows.numbers("data_wait_s") + windows.numbers("forward_backward_s")
-    ranks: list[float] = busy_s.sum(axis=0).tolist()
-    return ranks
+    return [float(each) for each in busy_s.sum(axis=0)]
 
 
 def _joules_per_sample(history: History, samples_s: float | None) -> float | None:

@@ -8,10 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import pandas as pd
-
 from hpcbench.analysis.ceilings import Ceilings
-from hpcbench.analysis.figures import PHASES, exposed_s
+from hpcbench.analysis.figures import PHASES, Figures, exposed_s
 from hpcbench.analysis.history import History, State
 from hpcbench.analysis.load import Loaded, Run
 from hpcbench.analysis.predict import Limit, Prediction, Unknown, predict
@@ -25,9 +23,9 @@ OverlapKey = tuple[object, ...]
 class Standing:
     """Where a row of the ranking stands against its ceilings.
 
-    `predicted` is Unknown where a ceiling is missing. `step_s` is the measured time of a global batch, mean
-    over repeats, and `phases_s` the part of each phase in it. `mfu_pct` is counted FLOP over what the device
-    multiplies at most. `compute_samples_s` and `input_samples_s` are two ceilings on their own.
+    `predicted` is Unknown where a ceiling is missing. `step_s` is the measured time of a step of all ranks,
+    mean over repeats, and `phases_s` the part of each phase in it. `mfu_pct` is counted FLOP over what the
+    device multiplies at most. `compute_samples_s` and `input_samples_s` are two ceilings on their own.
     """
 
     experiment: str
@@ -44,7 +42,7 @@ class Standing:
     @property
     def samples_s(self) -> float | None:
         """The measured throughput."""
-        return self.spec.global_batch / self.step_s if self.step_s else None
+        return self.spec.samples_per_step / self.step_s if self.step_s else None
 
     @property
     def of_predicted(self) -> float | None:
@@ -84,18 +82,19 @@ def standings(loaded: Loaded) -> dict[str, Standing]:
         if run.spec is not None and run.history.state is State.FINISHED:
             repeats[name].append(run)
     overlaps = measured_overlaps(loaded)
-    done = loaded.runs[loaded.runs["state"] == State.FINISHED.value]
-    measured = dict(list(done.groupby("experiment")))
-    return {
-        name: _standing(name, runs, measured[name], loaded.ceilings, overlaps)
-        for name, runs in sorted(repeats.items())
-    }
+    return {name: _standing(name, runs, loaded.ceilings, overlaps) for name, runs in sorted(repeats.items())}
 
 
 def of_node(history: History, ceilings: Ceilings) -> Ceilings:
-    """Return the ceilings of the node that a run was on."""
+    """Return the ceilings of the node that a run was on, else of nodes with the same kind of device."""
     environment = history.started.environment if history.started else {}
     return ceilings.at(environment.get("hostname"), environment.get("device"))
+
+
+def of_own_node(history: History, ceilings: Ceilings) -> Ceilings:
+    """Return the ceilings of the node that a run was on, and of no other."""
+    environment = history.started.environment if history.started else {}
+    return ceilings.own(environment.get("hostname"), environment.get("device"))
 
 
 def measured_overlaps(loaded: Loaded) -> dict[OverlapKey, float]:
@@ -123,16 +122,13 @@ def overlap_key(spec: RunSpec) -> OverlapKey:
 
 
 def _standing(
-    name: str,
-    runs: Sequence[Run],
-    measured: pd.DataFrame,
-    ceilings: Ceilings,
-    overlaps: Mapping[OverlapKey, float],
+    name: str, runs: Sequence[Run], ceilings: Ceilings, overlaps: Mapping[OverlapKey, float]
 ) -> Standing:
     spec, history = runs[0].spec, runs[0].history
     assert spec is not None
     here = of_node(history, ceilings)
-    speeds = [float(value) for value in measured["throughput_samples_s"].dropna() if value > 0]
+    told = [run.figures for run in runs if run.figures is not None]
+    speeds = [each.throughput_samples_s for each in told if each.throughput_samples_s]
     predicted = predict(spec, here, overlap=overlaps.get(overlap_key(spec)))
     speed = statistics.fmean(speeds) if speeds else None
     compute, loader = here.compute(spec), here.input(spec)
@@ -140,21 +136,23 @@ def _standing(
         experiment=name,
         spec=spec,
         predicted=predicted,
-        step_s=spec.global_batch / speed if speed else None,
-        phases_s=_phases(measured),
+        step_s=spec.samples_per_step / speed if speed else None,
+        phases_s=_phases(told),
         projected=project(spec, here, overlap=overlaps.get(overlap_key(spec))),
         limit=_limit(predicted, [run.history for run in runs]),
         mfu_pct=_mfu_pct(spec, here, speed),
-        compute_samples_s=spec.global_batch / (compute.forward_backward_s + compute.update_s)
+        compute_samples_s=spec.samples_per_step / (compute.forward_backward_s + compute.update_s)
         if compute
         else None,
-        input_samples_s=spec.global_batch / loader.seconds if loader else None,
+        input_samples_s=spec.samples_per_step / loader.seconds if loader else None,
     )
 
 
-def _phases(measured: pd.DataFrame) -> dict[str, float]:
-    steps = int(measured["counted_steps"].sum())
-    return {name: float(measured[f"{name}_s"].sum()) / steps for name in PHASES} if steps else {}
+def _phases(told: Sequence[Figures]) -> dict[str, float]:
+    steps = sum(each.counted_steps for each in told)
+    if not steps:
+        return {}
+    return {name: math.fsum(each.phase_s[name] for each in told) / steps for name in PHASES}
 
 
 def _limit(predicted: Prediction | Unknown, histories: Iterable[History]) -> Limit | None:

@@ -6,8 +6,8 @@ compute  what one device needs for its share of the batch and of the update, all
 skew     how much longer the slowest of the ranks takes, where they wait for each other in every step
 exchange every message of the strategy (predict_traffic.py) at the measured alpha and bandwidth of the link
 overlap  the share of it that hides behind the backward pass: measured by leaving the exchange out, else none
-input    what the loader needs for a global batch; one without processes of its own works between the steps,
-         so its time is added instead
+input    what the loader needs for a step of all ranks; one without processes of its own works between the
+         steps, so its time is added instead
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _put_together(
     return Prediction(
         step_s=step_s, compute_s=work_s, fixed_s=fixed_s, skew_s=skew_s, input_s=input_s,
         exchange_s=during.seconds + beside.seconds, link_s=link_s, wait_s=wait_s,
-        overlap=overlap if traffic.during else None, samples_s=spec.global_batch / step_s, limit=limit,
+        overlap=overlap if traffic.during else None, samples_s=spec.samples_per_step / step_s, limit=limit,
         assumed=tuple(dict.fromkeys(assumed)), left_out=tuple(what for what, is_so in left_out if is_so),
     )  # fmt: skip
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from signal import Signals
 from typing import get_args
 
 from hpcbench.config.spec import Runtime
@@ -85,15 +84,14 @@ class Start:
     """A process to start. An adapter's `environment` is what comes on top of that of the runtime's command.
 
     `contained`: it passes on how the rank ended as an exit status. `client`: it is not the rank's parent, and
-    its standard input is the pipe that the rank's life hangs on. `stop` is the signal that asks the rank
-    to end, `remove` makes sure that the container is gone.
+    its standard input is the pipe that the rank's life hangs on and by which it is told of signals. `remove`
+    makes sure that the container is gone.
     """
 
     argv: tuple[str, ...]
     environment: Mapping[str, str]
     contained: bool = False
     client: bool = False
-    stop: Signals = Signals.SIGTERM
     remove: tuple[str, ...] | None = None
 
 
@@ -167,7 +165,6 @@ def pyxis(inside: Inside) -> Start:
         environment=inside.environment,
         contained=True,
         client=True,
-        stop=Signals.SIGUSR1,  # on SIGTERM, srun kills its tasks
     )
 
 

@@ -132,7 +132,8 @@ def measured_lines(folder: RunFolder) -> dict[str, list[str]]:
     found: dict[str, list[str]] = defaultdict(list)
     for path in folder.measured_files():
         read_ceilings(path)
-        for line in path.read_text(encoding="utf-8").splitlines():
+        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")  # what follows was cut off
+        for line in whole.splitlines():
             host = json.loads(line)["host"]
             found[host].append(line)
     return found

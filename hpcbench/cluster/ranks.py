@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -188,11 +189,18 @@ class Ranks:
         self._report(Exit(rank, time.time_ns(), code, number))
 
     def tell(self, ranks: Sequence[int], number: signal.Signals) -> None:
-        """Send a signal to ranks, not to what they have started."""
+        """Send a signal to ranks, not to what they have started.
+
+        A container's client is told by the pipe: where a scheduler signals all processes of a job at once, it
+        also ends the helper by which podman would pass a signal on, and srun kills its tasks on SIGTERM.
+        """
         for rank in ranks:
-            # Not Popen.send_signal: that collects a rank that has ended.
-            stop = self._starts[rank].stop if number is signal.SIGTERM else number
-            os.kill(self._processes[rank].pid, stop)
+            process = self._processes[rank]
+            if process.stdin is None:
+                os.kill(process.pid, number)  # not Popen.send_signal: that collects a rank that has ended
+                continue
+            with suppress(BrokenPipeError):  # the client has gone, and the rank with it
+                os.write(process.stdin.fileno(), bytes([number]))
 
     def kill(self) -> None:
         """End all that is left of the ranks and of what they have started."""

@@ -1,8 +1,9 @@
 """First process of a rank's container: `python -m hpcbench.training.pid1 ARGUMENT...` runs Python with them.
 
-It hands signals on, which the kernel keeps from a first process that has not asked for them; it collects
-orphans; and it ends, and the kernel all others in the container with it, when its standard input closes: that
-happens when the client that started the container is gone, however that came about.
+It hands signals on, which the kernel keeps from a first process that has not asked for them, and so it does
+with each byte of its standard input, the number of one: what the container's client does with signals is not
+to be relied on. It collects orphans. It ends, and the kernel all others in the container with it, when that
+input closes: then the client is gone, however that came about.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     child = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.DEVNULL, start_new_session=True)
     for number in received:
         os.kill(child.pid, number)
-    threading.Thread(target=_end_with_client, args=(child.pid,), daemon=True).start()
+    threading.Thread(target=_listen_to_client, args=(child.pid,), daemon=True).start()
     while True:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
         assert ended is not None
@@ -44,9 +45,11 @@ def main(arguments: Sequence[str]) -> int:
         os.waitpid(ended.si_pid, 0)
 
 
-def _end_with_client(child: int) -> None:
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
+def _listen_to_client(child: int) -> None:
+    while told := os.read(sys.stdin.fileno(), 4096):
+        for number in told:
+            if number in HANDED_ON:
+                os.kill(child, number)
     os.killpg(child, signal.SIGKILL)  # where this is not the first process, nobody else would
     os._exit(KILLED)
 

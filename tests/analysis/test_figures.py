@@ -15,9 +15,9 @@ from tests.audit.written import Change, alone, changing, run, telemetry, unchang
 def figures_of(folder: Path, change: Change = unchanged, **story: object) -> Figures:
     """Return the figures of one repeat of a run of two ranks."""
     write(folder, run("ddp"), change, repeats=1, **story)
-    only = load([folder]).keyed[0][1]
-    assert only.figures is not None
-    return only.figures
+    found = load([folder]).keyed[0][1].figures
+    assert found is not None
+    return found
 
 
 def test_percentiles_are_over_the_steps_of_all_ranks_together(tmp_path: Path) -> None:
@@ -48,8 +48,8 @@ def test_the_slowest_rank_is_held_against_the_median_rank(tmp_path: Path) -> Non
 def test_one_rank_has_no_other_to_wait_for(tmp_path: Path) -> None:
     """So there is no ratio."""
     write(tmp_path, alone(), repeats=1)
-    only = load([tmp_path]).keyed[0][1]
-    assert only.figures is not None and only.figures.slowest_rank_ratio is None
+    found = load([tmp_path]).keyed[0][1].figures
+    assert found is not None and found.slowest_rank_ratio is None
 
 
 def test_energy_is_power_while_at_work_over_throughput(tmp_path: Path) -> None:

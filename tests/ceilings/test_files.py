@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from hpcbench.cluster.probing import collect_ceilings
 from hpcbench.errors import RecordError
 from hpcbench.records.ceiling_files import newest, read_ceilings
 from hpcbench.records.ceiling_writer import append_lines, line_of
-from hpcbench.records.layout import ResultsFolder
+from hpcbench.records.layout import ResultsFolder, RunFolder
 from tests.ceilings.written import compute, line, link, loader, matrix, node, write
 
 
@@ -37,6 +38,28 @@ def test_a_torn_last_line_is_dropped_and_counted(tmp_path: Path) -> None:
     path.write_text(path.read_text()[:-20])
     reading = read_ceilings(path)
     assert [each.ceiling for each in reading.records] == [compute()] and reading.torn == 1
+
+
+def test_lines_after_a_torn_one_can_be_read(tmp_path: Path) -> None:
+    """Who measures next drops the line that was cut off; what is no record of ours is left alone."""
+    path = write(tmp_path / "c.jsonl", [compute(), loader()])
+    path.write_text(path.read_text()[:-20])
+    append_lines(path, [line_of(matrix(), "n1")])
+    assert [each.ceiling for each in read_ceilings(path).records] == [compute(), matrix()]
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    append_lines(notes, [])
+    assert notes.read_text() == "mine"
+
+
+def test_a_probe_that_was_cut_off_keeps_what_is_whole(tmp_path: Path) -> None:
+    """The torn line of a probe is left out, and nothing is raised."""
+    folder = RunFolder(tmp_path / "probe")
+    path = write(folder.measured(1, 0), [compute(), loader()])
+    path.write_text(path.read_text()[:-20])
+    results = ResultsFolder(tmp_path)
+    assert collect_ceilings(folder, results) == 1
+    assert [each.ceiling for each in read_ceilings(results.ceilings_of("n1")).records] == [compute()]
 
 
 @pytest.mark.parametrize(

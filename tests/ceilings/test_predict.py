@@ -8,7 +8,8 @@ import pytest
 
 from hpcbench.analysis.ceilings import Ceilings
 from hpcbench.analysis.predict import Limit, Prediction, Unknown, predict
-from hpcbench.config.spec import RunSpec
+from hpcbench.analysis.project import project
+from hpcbench.config.spec import Input, RunSpec
 from hpcbench.records.ceiling_files import MeasuredCeiling
 from hpcbench.records.ceilings import Ceiling, CopyCheck
 from tests.audit.written import alone, run
@@ -79,6 +80,32 @@ def test_workers_that_wait_for_nobody_wait_for_a_slow_server() -> None:
     one_by_one = 2 * (3 * ALPHA + (2 * M + 64) / 1e7 + 0.001)
     assert found.step_s == pytest.approx(one_by_one + 64 / 100_000)
     assert found.limit is Limit.LINK
+
+
+def test_workers_that_wait_for_nobody_are_counted_all() -> None:
+    """Async: an update rests on one worker's batch, but in a step each of them trains on its own."""
+    options = {"mode": "async"}
+    spec = run(strategy="ps", servers=1, strategy_options=options, updates_per_step=2)
+    assert spec.global_batch == spec.samples_per_step // 2 == 32
+    found = predicted(spec)
+    assert found.samples_s == pytest.approx(64 / found.step_s)
+    four = next(each for each in project(spec, ceilings(*node())) if each.ranks == 4)
+    assert four.prediction.samples_s == pytest.approx(128 / four.prediction.step_s)
+
+
+def test_a_loader_is_that_of_its_processes_and_batch() -> None:
+    """What was measured with other processes, or batches, stands in and is said to be assumed."""
+    both = ceilings(loader(images_per_s=1_000.0), loader(workers=2, images_per_s=64_000.0))
+    found = both.input(run(input=Input(workers=2)))
+    assert found is not None and (found.seconds, found.serial) == (pytest.approx(0.001), False)
+    assert not found.assumed
+    for spec, why in (
+        (run(input=Input(workers=1)), "loader processes"),
+        (run(), "loader processes"),  # it does not say how many, and both were measured
+        (run(input=Input(workers=2), batch_size=8), "batches of 32"),
+    ):
+        found = both.input(spec)
+        assert found is not None and why in "".join(found.assumed)
 
 
 def test_a_loader_with_processes_works_beside_the_model() -> None:

@@ -130,11 +130,12 @@ def arguments(text: str, prefix: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("flavour", "torch"), [("cuda", True), ("cpu", True), ("none", False)])
 def test_what_is_installed(flavour: str, torch: bool) -> None:
-    """A flavour has what pyproject.toml says, and torch only where it is wanted."""
+    """A flavour has what pyproject.toml says, torch and what asks GPUs only where they are wanted."""
     command = ["sh", str(INSTALL), "list", flavour, str(ROOT / "pyproject.toml")]
     listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     assert any(line.startswith("submitit") for line in listed)
     assert any(line.startswith("torch>") for line in listed) is torch
+    assert any(line.startswith("nvidia-ml-py") for line in listed) is (flavour == "cuda")
     assert not any(line.startswith("pytest") for line in listed)
 
 

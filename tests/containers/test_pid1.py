@@ -57,6 +57,19 @@ def test_hands_signals_on(started: list[subprocess.Popen[str]], number: signal.S
     assert process.wait(timeout=20) == 42
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_signals_come_by_the_pipe(started: list[subprocess.Popen[str]], number: signal.Signals) -> None:
+    """A byte on the pipe is the number of a signal for the rank."""
+    code = f"import signal, sys\nsignal.signal({int(number)}, lambda *_: sys.exit(42))\n{WAITS}"
+    process = start(started, code)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.stdin.write(chr(number))
+    process.stdin.flush()
+    assert process.wait(timeout=20) == 42
+
+
 def test_ends_with_its_client(started: list[subprocess.Popen[str]]) -> None:
     """When the client that holds its input is gone, it and the rank end, and what the rank has started."""
     child = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])"
@@ -74,7 +87,7 @@ def test_ends_with_its_client(started: list[subprocess.Popen[str]]) -> None:
 
 
 def test_input_does_not_reach_the_rank(started: list[subprocess.Popen[str]]) -> None:
-    """What arrives on the pipe is read and dropped; the rank has no input."""
+    """What else arrives on the pipe is dropped; the rank has no input."""
     process = start(started, "import sys, time\nprint(repr(sys.stdin.read()))\ntime.sleep(0.5)")
     assert process.stdin is not None
     process.stdin.write("something")

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +30,7 @@ ROUNDS = 3
 # rounds are compared, and rounds are added until these say what was asked, or there are too many.
 MOST_ROUNDS = 6
 PACKED = 4
-TRAINED = {
+TRAINED: dict[str, Any] = {
     "strategy": "ddp", "dataset": "digits", "model": "smallconv", "batch_size": 16, "steps": 20,
     "window_steps": 1, "checkpoint": "none", "strategy_options": {},
 }  # fmt: skip
@@ -74,11 +75,11 @@ def test_the_first_step_comes_soon_after_the_allocation_starts(lab: ClusterLab) 
 
     def ours(number: int) -> float:
         name = f"sweep{number}"
-        sweep = lab.sweep(TRAINED | {"ranks": 2, "resources": {"nodes": 2, "time": "00:05:00"}}, name=name)
+        run = {"name": "run", "ranks": 2, "resources": {"nodes": 2, "time": "00:05:00"}}
+        sweep = lab.sweep(run, name=name, **TRAINED)
         lab.queue(sweep, setup=f"['{stamp}']")
         lab.all_done(name)
-        (run,) = lab.status(name).values()
-        records = read_events(lab.results(name).run(run["name"], 0).events(1, 0)).records
+        records = read_events(lab.results(name).run("run", 0).events(1, 0)).records
         first = next(record for record in records if isinstance(record.event, Steps))
         return (first.time_ns - int(mark.read_text())) / 1e9
 
@@ -108,11 +109,11 @@ def free_port() -> int:
 def test_packed_runs_cost_little_more_than_their_processes(lab: ClusterLab) -> None:
     """Runs in one allocation take at most 1.2 times as long as their processes back to back."""
     mark = lab.folder / "began"
-    runs = [{"name": f"run{number}", "ranks": 1, **TRAINED} for number in range(PACKED)]
+    runs = [{"name": f"run{number}", "ranks": 1} for number in range(PACKED)]
 
     def ours(number: int) -> float:
         name = f"sweep{number}"
-        lab.queue(lab.sweep(*runs, name=name), setup=f"['date +%s%N > {mark}']")
+        lab.queue(lab.sweep(*runs, name=name, **TRAINED), setup=f"['date +%s%N > {mark}']")
         lab.all_done(name, within_s=PATIENCE_S * 2)
         results = lab.results(name)
         claims = (results.run(str(run["name"]), 0).claim(1) for run in runs)

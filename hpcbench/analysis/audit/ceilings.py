@@ -49,7 +49,7 @@ def _ceilings_of(spec: RunSpec, ceilings: Ceilings) -> Iterable[tuple[str, float
         yield "the devices reached alone in their fastest step, without loader and exchange", most, TOLERANCE
     loader = ceilings.input(spec)
     if loader is not None and not loader.assumed:
-        most = spec.global_batch / loader.seconds
+        most = spec.samples_per_step / loader.seconds
         yield "the loader reached alone", most, LOADER_TOLERANCE
 
 
@@ -64,7 +64,7 @@ def _too_fast_to_multiply(repeat: Repeat, ceilings: Ceilings) -> Observation | N
     if not speed or compute is None or rate is None:
         return None
     devices = spec.ranks * (1 if spec.device == "cpu" else spec.devices)
-    measured_s, floor_s = spec.global_batch / speed, _flop(spec, compute.flop) / devices / rate / WINOGRAD
+    measured_s, floor_s = spec.samples_per_step / speed, _flop(spec, compute.flop) / devices / rate / WINOGRAD
     if measured_s * (1 + TOLERANCE) >= floor_s:
         return None
     return Observation(
@@ -142,8 +142,8 @@ RULES = (
         scope=Scope.RUN,
         what="A throughput is higher than the node can reach.",
         when="It is more than 10 % above what the devices reached alone in the fastest step that the probe "
-        "saw, or more than 25 % above what the loader reached alone. Only ceilings that were measured for "
-        "exactly this model, batch, precision and number of ranks count.",
+        "saw, or more than 25 % above what the loader reached alone. Only ceilings that were measured on "
+        "its own node for exactly this model, batch, precision and number of ranks count.",
         advice="Look at how samples are counted and where the clock is read; if both are right, probe again "
         "on an idle machine.",
         source="MEASURING rule 8",

@@ -12,7 +12,7 @@ from hpcbench.analysis.audit.findings import Finding, Observation, Rule, Scope, 
 from hpcbench.analysis.audit.foreign.table import Table
 from hpcbench.analysis.audit.rules import RULES
 from hpcbench.analysis.ceilings import Ceilings
-from hpcbench.analysis.limits import of_node
+from hpcbench.analysis.limits import of_own_node
 from hpcbench.analysis.ranking import Ranking, rank
 
 ORDER = tuple(Severity)
@@ -97,7 +97,7 @@ def _of_repeats(rule: Rule, row: RunRow, ceilings: Ceilings) -> Observation | No
 def _of_repeat(rule: Rule, repeat: Repeat, ceilings: Ceilings) -> Observation | None:
     seen = repeat.observed.get(rule.code)
     if seen is None and rule.of_ceilings and ceilings:
-        seen = rule.of_ceilings(repeat, of_node(repeat.history, ceilings))
+        seen = rule.of_ceilings(repeat, of_own_node(repeat.history, ceilings))
     return seen
 
 

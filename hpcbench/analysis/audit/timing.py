@@ -10,7 +10,7 @@ import numpy as np
 from hpcbench.analysis.audit.evidence import Repeat
 from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
 from hpcbench.analysis.audit.foreign import checks
-from hpcbench.analysis.figures import PHASES, busy_s_of
+from hpcbench.analysis.figures import PHASES, busy_s_by_rank
 
 PARTITION_TOLERANCE = 0.02  # MEASURING rule 4
 UNNAMED_SHARE = 0.10
@@ -129,7 +129,7 @@ def straggler_rank(repeat: Repeat) -> Observation | None:
     windows = repeat.counted
     if repeat.spec.ranks < 2 or not windows:
         return None
-    busy_s = busy_s_of(windows)
+    busy_s = busy_s_by_rank(windows)
     ranks = len(busy_s)
     slowest = max(range(ranks), key=busy_s.__getitem__)
     others_s = statistics.median(busy_s[:slowest] + busy_s[slowest + 1 :])

@@ -20,10 +20,10 @@ def image_of(engine: Engine) -> dict[str, object]:
 def test_two_nodes_train_in_the_image(lab: ClusterLab, engine: Engine) -> None:
     """A run over two nodes is done in containers that find each other, and each record has the digest."""
     run = {
-        "name": "run", "strategy": "ddp", "strategy_options": {}, "dataset": "digits", "ranks": 4,
-        "batch_size": 16, "resources": TWO_NODES, **image_of(engine),
+        "name": "run", "dataset": "digits", "model": "smallconv", "ranks": 4, "batch_size": 16,
+        "resources": TWO_NODES, **image_of(engine),
     }  # fmt: skip
-    lab.queue(lab.sweep(run))
+    lab.queue(lab.sweep(run, strategy="ddp", strategy_options={}))
     lab.all_done(within_s=PATIENCE_S * 3)
     assert lab.nodes_of("run") == ("n1", "n2")
     for rank in range(4):

@@ -91,5 +91,11 @@ class Apptainer(Engine):
         pip = ["/usr/local/bin/python3", "-m", "pip", "--python", "/opt/hpcbench/bin/python", "freeze"]
         return self.call(["apptainer", "exec", "--no-privs", "--containall", self.image, *pip]).split()
 
+    def base_only(self) -> str:
+        """Convert the base image, which has Python and no hpcbench; returns the SIF file."""
+        path, archive = self.lab.folder / "base.sif", self.lab.folder / "base.tar"
+        self.call(["apptainer", "build", "--fakeroot", "--force", str(path), f"docker-archive:{archive}"])
+        return str(path)
+
     def left_over(self) -> list[str]:
         return []
