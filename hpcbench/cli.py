@@ -14,7 +14,9 @@ from hpcbench import __version__
 from hpcbench.errors import HpcbenchError
 
 if TYPE_CHECKING:
+    from hpcbench.analysis.audit.findings import Finding
     from hpcbench.records.layout import ResultsFolder
+    from hpcbench.report.cells import Row
     from hpcbench.report.collect import Collected
 
     Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -401,16 +403,11 @@ def _rank(results: ResultsFolder) -> None:
     from hpcbench.cluster.wait import report_is_current
 
     if report_is_current(results):
-        import pandas as pd
+        from hpcbench.report.findings import read_findings
+        from hpcbench.report.terminal import read_ranking
 
-        from hpcbench.analysis.audit.findings import Severity
-        from hpcbench.cluster.show import console
-        from hpcbench.report.findings import print_findings, read_findings
-        from hpcbench.report.tables import print_ranking
-
-        print_ranking(pd.read_csv(results.report / "ranking.csv"), console())
-        findings = read_findings(results.report / "findings.csv")
-        print_findings(findings, console(), only=Severity.ERROR)
+        found = read_findings(results.report / "findings.csv")
+        _show_report(results.report, read_ranking(results.report / "ranking.csv"), found)
     else:
         from hpcbench.report.collect import collect
 
@@ -418,16 +415,22 @@ def _rank(results: ResultsFolder) -> None:
 
 
 def _show(collected: Collected) -> None:
-    from hpcbench.analysis.audit.findings import Severity
-    from hpcbench.cluster.show import console
-    from hpcbench.report.findings import print_findings
-    from hpcbench.report.tables import print_ranking
+    from hpcbench.analysis.rows import plain_rows
 
     for problem in collected.problems:
         print(f"hpcbench: {problem}", file=sys.stderr)
-    print_ranking(collected, console())
-    print_findings(collected.findings, console(), only=Severity.ERROR)
-    print(f"hpcbench: tables and plots are in {collected.report}", file=sys.stderr)
+    _show_report(collected.report, plain_rows(collected.ranking), collected.findings)
+
+
+def _show_report(report: Path, rows: Sequence[Row], findings: Sequence[Finding]) -> None:
+    from hpcbench.analysis.audit.findings import Severity
+    from hpcbench.cluster.show import console
+    from hpcbench.report.findings import print_findings
+    from hpcbench.report.terminal import print_ranking
+
+    print_ranking(rows, console())
+    print_findings(findings, console(), only=Severity.ERROR)
+    print(f"hpcbench: the report, for a browser: {report / 'report.html'}", file=sys.stderr)
 
 
 def _add_data(verbs: Verbs) -> None:

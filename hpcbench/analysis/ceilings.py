@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TypeVar
 
+from hpcbench.analysis.computing import Compute, apart, compute_of
 from hpcbench.analysis.link import Line, LinkFit, fit
-from hpcbench.analysis.predict_traffic import Model
 from hpcbench.config.spec import RunSpec
 from hpcbench.records.ceiling_files import MeasuredCeiling, newest
 from hpcbench.records.ceilings import (
@@ -34,37 +33,8 @@ CPU = "cpu"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compute:
-    """What a step costs a device that trains alone, in seconds.
-
-    `fixed_s` is the part of `forward_backward_s` that does not depend on the batch (launching operations),
-    where several batches were measured. `fastest_s` is the shortest whole step that was seen.
-    """
-
-    forward_backward_s: float
-    fixed_s: float
-    update_s: float
-    fastest_s: float
-    flop: float
-    model: Model
-    assumed: tuple[str, ...] = ()
-
-    def repeated(self, times: int) -> Compute:
-        """Return a step of so many of these before one update."""
-        more = (times - 1) * self.forward_backward_s
-        return replace(
-            self,
-            forward_backward_s=self.forward_backward_s + more,
-            fixed_s=times * self.fixed_s,
-            fastest_s=self.fastest_s + more,
-            flop=times * self.flop,
-            assumed=(*self.assumed, "compute as of single micro-batches"),
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Input:
-    """What the loader needs for one global batch. `serial`: nothing is prepared while the model computes."""
+    """What the loader needs for a step of all ranks. `serial`: nothing of it while the model computes."""
 
     seconds: float
     serial: bool
@@ -81,16 +51,17 @@ class Link:
     assumed: tuple[str, ...] = ()
 
     def seconds(self, size_bytes: float) -> float:
-        """Return the time of one operation."""
+        """Return the mean time of one operation."""
         return self.latency_s(size_bytes) + self.bytes_s(size_bytes)
 
     def latency_s(self, size_bytes: float) -> float:
         """Return the part of it that does not depend on the size."""
-        return self.alpha_factor * self._line(size_bytes).alpha_s
+        return self.fit.tail * self.alpha_factor * self._line(size_bytes).alpha_s
 
     def bytes_s(self, size_bytes: float) -> float:
         """Return the part of it that does."""
-        return self.bytes_factor * size_bytes / self._line(size_bytes).bandwidth_bytes_s
+        bandwidth = self._line(size_bytes).bandwidth_bytes_s
+        return self.fit.tail * self.bytes_factor * size_bytes / bandwidth
 
     def _line(self, size_bytes: float) -> Line:
         return self.fit.line(size_bytes)
@@ -113,9 +84,13 @@ class Ceilings:
 
     def at(self, host: str | None, device: str | None) -> Ceilings:
         """Return those of a host; of a host that was not measured those of its kind of device."""
-        kept = [r for r in self.records if device is None or r.ceiling.device == device]
-        own = [r for r in kept if r.host == host]
-        return Ceilings(tuple(own or kept), self.blocks)
+        own = self.own(host, device)
+        return own or Ceilings(tuple(r for r in self.records if _is_of(r, device)), self.blocks)
+
+    def own(self, host: str | None, device: str | None) -> Ceilings:
+        """Return those of a host."""
+        kept = tuple(r for r in self.records if r.host == host and _is_of(r, device))
+        return Ceilings(kept, self.blocks)
 
     def each(self, kind: type[C]) -> list[C]:
         """Return the ceilings of a kind."""
@@ -136,18 +111,19 @@ class Ceilings:
         whole = batch or spec.batch_size
         cpu, blocks = spec.device == CPU, self.blocks.get(spec.model, 1)
         if same:
-            return _compute(same, whole, _at_once(spec), cpu=cpu, blocks=blocks)
+            return compute_of(same, whole, _at_once(spec), cpu=cpu, blocks=blocks)
         whole_batches = [c for c in alike if c.accumulation == 1]
         if not whole_batches:
             return None
         part = whole // spec.accumulation
-        found = _compute(whole_batches, part, _at_once(spec), cpu=cpu, blocks=blocks)
+        found = compute_of(whole_batches, part, _at_once(spec), cpu=cpu, blocks=blocks)
         return found.repeated(spec.accumulation)
 
     def input(self, spec: RunSpec) -> Input | None:
         """Return what the loader of a node needs for a step of all its ranks; None: never measured.
 
-        Ranks that share one batch load it each.
+        Ranks that share one batch load it each. With other loader processes, or other batches, a loader is
+        another one: what is taken from there is assumed.
         """
         alike = [
             c for c in self.for_device(spec).each(InputCeiling)
@@ -156,10 +132,21 @@ class Ceilings:
         ]  # fmt: skip
         if not alike:
             return None
-        ranks = local_ranks(spec)
-        found = min(alike, key=lambda c: (_apart(c.ranks, ranks), _apart(c.batch, spec.batch_size)))
-        assumed = () if found.ranks == ranks else (f"input as of {found.ranks} ranks",)
-        seconds = ranks * spec.batch_size / found.images_per_s
+        ranks, batch, workers = local_ranks(spec), spec.batch_size, spec.input.workers
+        found = min(
+            alike,
+            key=lambda c: (workers not in (None, c.workers), apart(c.ranks, ranks), apart(c.batch, batch)),
+        )
+        same = [c for c in alike if (c.ranks, c.batch) == (found.ranks, found.batch)]
+        # Where a run does not say its number of processes and several were measured, it is one of them.
+        is_told = workers == found.workers or (workers is None and len(same) == 1)
+        guesses = (
+            (f"input as of {found.ranks} ranks", found.ranks != ranks),
+            (f"input as of batches of {found.batch}", found.batch != batch),
+            (f"input as of {found.workers} loader processes", not is_told),
+        )
+        assumed = tuple(what for what, is_so in guesses if is_so)
+        seconds = ranks * batch / found.images_per_s
         return Input(seconds=seconds, serial=found.workers == 0, assumed=assumed)
 
     def link(self, spec: RunSpec, operation: str, ranks: int) -> Link | None:
@@ -171,7 +158,7 @@ class Ceilings:
         if not alike:
             return None
         nodes = spec.resources.nodes
-        found = min(alike, key=lambda c: (_apart(c.nodes, nodes), _apart(c.ranks, ranks)))
+        found = min(alike, key=lambda c: (apart(c.nodes, nodes), apart(c.ranks, ranks)))
         assumed = [] if found.nodes == nodes else [f"{operation} as over {found.nodes} nodes"]
         alpha, size = 1.0, 1.0
         if operation != "send" and found.ranks != ranks:
@@ -189,12 +176,16 @@ class Ceilings:
     def matrix_flop_per_s(self, spec: RunSpec) -> float | None:
         """Return the measured matrix rate of one device at the run's precision."""
         alike = [c for c in self.for_device(spec).each(MatrixCeiling) if c.precision == spec.precision]
-        found = min(alike, key=lambda c: _apart(c.ranks, _at_once(spec)), default=None)
+        found = min(alike, key=lambda c: apart(c.ranks, _at_once(spec)), default=None)
         return found.flop_per_s if found else None
 
     def broken_copies(self) -> list[str]:
         """Return the pairs of devices between which bytes do not arrive as they were."""
         return [pair for check in self.each(CopyCheck) for pair in check.broken]
+
+
+def _is_of(record: MeasuredCeiling, device: str | None) -> bool:
+    return device is None or record.ceiling.device == device
 
 
 def _same_model(ceiling: ComputeCeiling, spec: RunSpec) -> bool:
@@ -232,11 +223,6 @@ def _fitted(key: _Hashed) -> LinkFit:
     return fit(key.link)
 
 
-def _apart(a: int, b: int) -> tuple[float, int]:
-    """Return how far two counts are apart, by ratio; of two that are as far the larger one comes first."""
-    return abs(math.log(a / b)), -a
-
-
 def _ring_factors(operation: str, measured: int, ranks: int) -> tuple[float, float]:
     """Return by what alpha and bytes / bandwidth change with the number of ranks.
 
@@ -247,44 +233,3 @@ def _ring_factors(operation: str, measured: int, ranks: int) -> tuple[float, flo
         return (ranks - 1) / (measured - 1), ((ranks - 1) / ranks) / ((measured - 1) / measured)
     rounds = math.ceil(math.log2(ranks)) / math.ceil(math.log2(measured))
     return rounds, rounds
-
-
-def _compute(alike: Sequence[ComputeCeiling], batch: int, ranks: int, *, cpu: bool, blocks: int) -> Compute:
-    nearest = min((c.ranks for c in alike), key=lambda each: _apart(each, ranks))
-    measured = sorted((c for c in alike if c.ranks == nearest), key=lambda c: c.batch)
-    assumed = []
-    crowd = 1.0
-    if nearest != ranks:
-        assumed.append(f"compute as of {nearest} ranks at once")
-        # A GPU does not care for the others. Ranks on a CPU share its cores: together they get no faster.
-        crowd = max(1.0, ranks / nearest) if cpu else 1.0
-    one = min(measured, key=lambda c: _apart(c.batch, batch))
-    fixed_s, each_s = _per_image(measured)
-    if one.batch != batch:
-        names = " and ".join(str(c.batch) for c in measured)
-        assumed.append(f"compute carried over from batches of {names}")
-    exact = one.forward_backward_s if one.batch == batch else fixed_s + each_s * batch
-    scale = exact / one.forward_backward_s
-    return Compute(
-        forward_backward_s=crowd * exact,
-        fixed_s=crowd * min(fixed_s, exact),
-        update_s=crowd * one.update_s,
-        fastest_s=scale * min(one.step_s),
-        flop=one.flop_per_image * batch,
-        model=Model(one.parameter_bytes, one.parameter_tensors, blocks),
-        assumed=tuple(assumed),
-    )
-
-
-def _per_image(measured: Sequence[ComputeCeiling]) -> tuple[float, float]:
-    """Return (seconds of a step without images, seconds of an image): least squares over the batches.
-
-    One batch alone says nothing of a fixed part; a fit with a negative one has none either.
-    """
-    batches = [c.batch for c in measured]
-    seconds = [c.forward_backward_s for c in measured]
-    if len(set(batches)) > 1:
-        slope, intercept = statistics.linear_regression(batches, seconds)
-        if slope > 0 and intercept > 0:
-            return intercept, slope
-    return 0.0, statistics.fmean(s / b for s, b in zip(seconds, batches, strict=True))

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
 from hpcbench.analysis.history import State
 from hpcbench.analysis.load import load
 from hpcbench.analysis.ranking import MEASURES
-from hpcbench.analysis.statistics import CONFIDENCE, FEWEST_BLOCKS, holm
+from hpcbench.analysis.statistics import CONFIDENCE, FEWEST_BLOCKS, holm, t_quantile, two_sided_p
 
 COMPARED = ("throughput_samples_s", "final_acc_pct", "peak_mem_mb")
 LIKE = ("cpu", "cores_usable", "devices", "packages", "python")  # of the environment (MEASURING rule 14)
@@ -157,8 +156,8 @@ def _measure(experiment: str, column: str, old: pd.DataFrame, new: pd.DataFrame)
     freedom = sum(variances) ** 2 / sum(
         v**2 / (len(x) - 1) for v, x in zip(variances, (a, b), strict=True) if v
     )
-    margin = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
-    p = 2 * float(stats.t.sf(abs(effect) / error, freedom))
+    margin = t_quantile(freedom) * error
+    p = float(two_sided_p(effect / error, freedom))
     return _Measured(experiment, column, first, second, lost, effect, margin, p)
 
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.analysis.history import History, Window
+from hpcbench.analysis.history import History
+from hpcbench.analysis.windows import Windows
 from hpcbench.config.spec import RunSpec
-from hpcbench.records.events import Epoch, Evaluation, Steps
+from hpcbench.records.events import Epoch, Evaluation
 from hpcbench.strategies.options import CollectiveOptions
 
 PHASES = ("data_wait", "forward_backward", "exchange", "update", "other")
 MEGABYTE = 1e6  # bytes
+PERCENTILES = (50, 90, 99)
+WORKING = 10.0  # per cent of utilisation: below it a device starts, evaluates nothing, or waits to end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +44,21 @@ class Figures:
     counted_wall_s: float
     push_s: float | None  # parameter server: inside the exchange
     pull_s: float | None
+    step_p50_s: float | None  # of the steps of all training ranks together
+    step_p90_s: float | None
+    step_p99_s: float | None
+    slowest_rank_ratio: (
+        float | None
+    )  # slowest over median rank, of what a rank does before it waits for others
+    joules_per_sample: float | None  # of all devices
     staleness: dict[int, int] | None  # updates by others since the pull -> how many gradients were so old
     phase_s: dict[str, float]
 
 
 def figures(history: History, spec: RunSpec) -> Figures:
     """Derive a run's figures from its history."""
-    counted = [window for window in history.windows if window.counted]
+    counted = history.windows.counted
     phase_s = _phases(counted)
-    wall_s = math.fsum(window.wall_s for window in counted)
     throughput = applied_samples_s(history) if is_asynchronous(spec) else throughput_samples_s(counted)
     accuracies = [a for a in map(accuracy_pct, history.evaluations.values()) if a is not None]
     ends = [finished.wall_s for finished in history.finished]
@@ -60,16 +69,19 @@ def figures(history: History, spec: RunSpec) -> Figures:
         final_acc_pct=accuracies[-1] if accuracies else None,
         epoch_time_s=_mean(epoch_time_s(events) for events in history.epochs.values()),
         total_time_s=max(ends) + history.earlier_s if ends else None,
-        peak_mem_mb=peak_mb(part.peak_memory_bytes for part in _memory_events(history)),
+        peak_mem_mb=_peak_mem_mb(history),
         data_wait_pct=_share_pct(phase_s, "data_wait"),
         exposed_comm_pct=_exposed_pct(history, spec, phase_s),
         steps_per_epoch=history.started.steps_per_epoch if history.started else None,
-        warmup_steps=sum(window.steps for window in history.windows if not window.counted),
-        counted_samples=sum(window.samples for window in counted),
-        counted_steps=sum(window.steps for window in counted),
-        counted_wall_s=wall_s,
+        warmup_steps=int(history.windows.steps.sum() - counted.steps.sum()),
+        counted_samples=int(counted.samples.sum()),
+        counted_steps=int(counted.steps.sum()),
+        counted_wall_s=float(counted.wall_s.sum()),
         push_s=_part_s(counted, "push_s"),
         pull_s=_part_s(counted, "pull_s"),
+        **dict(zip(("step_p50_s", "step_p90_s", "step_p99_s"), step_percentiles_s(counted), strict=True)),
+        slowest_rank_ratio=slowest_rank_ratio(counted),
+        joules_per_sample=_joules_per_sample(history, throughput),
         staleness=_staleness(history),
         phase_s=phase_s,
     )
@@ -81,10 +93,10 @@ def devices(spec: RunSpec) -> int:
     return spec.ranks * spec.devices + servers
 
 
-def throughput_samples_s(windows: Sequence[Window]) -> float | None:
+def throughput_samples_s(windows: Windows) -> float | None:
     """Return samples of all ranks over the time of the slowest (MEASURING rules 1 and 2); None if empty."""
-    wall_s = math.fsum(window.wall_s for window in windows)
-    return sum(window.samples for window in windows) / wall_s if wall_s > 0 else None
+    wall_s = float(windows.wall_s.sum())
+    return float(windows.samples.sum()) / wall_s if wall_s > 0 else None
 
 
 def is_asynchronous(spec: RunSpec) -> bool:
@@ -119,10 +131,16 @@ def epoch_time_s(epochs: Sequence[Epoch]) -> float:
     return max(epoch.train_s + epoch.evaluation_s for epoch in epochs)
 
 
-def peak_mb(peaks: Iterable[int | None]) -> float | None:
-    """Return the largest of some peaks, in units of 10^6 bytes."""
-    largest = max((peak for peak in peaks if peak is not None), default=None)
-    return None if largest is None else largest / MEGABYTE
+def peak_mb(windows: Windows, others: Iterable[int | None]) -> float | None:
+    """Return the largest peak of windows and of other events, in units of 10^6 bytes."""
+    seen = windows.numbers("peak_memory_bytes")
+    known = [peak for peak in others if peak is not None] + seen[~np.isnan(seen)].tolist()
+    return max(known) / MEGABYTE if known else None
+
+
+def _peak_mem_mb(history: History) -> float | None:
+    peaks = [epoch.peak_memory_bytes for epochs in history.epochs.values() for epoch in epochs]
+    return peak_mb(history.windows, [*peaks, *(each.peak_memory_bytes for each in history.finished)])
 
 
 def exchanges_after_backward(spec: RunSpec) -> bool:
@@ -134,6 +152,45 @@ def exchanges_after_backward(spec: RunSpec) -> bool:
         return False
     exchange = spec.strategy_options.get("exchange", CollectiveOptions().exchange)
     return exchange in ("per_parameter", "bucketed")
+
+
+def step_percentiles_s(windows: Windows) -> tuple[float | None, float | None, float | None]:
+    """Return p50, p90 and p99 of the step times of all ranks together (MEASURING rule 10); None if empty."""
+    pooled = windows.pooled("step_s")
+    if not len(pooled):
+        return None, None, None
+    p50, p90, p99 = (float(value) for value in np.percentile(pooled, PERCENTILES))
+    return p50, p90, p99
+
+
+def slowest_rank_ratio(windows: Windows) -> float | None:
+    """Return how much longer the slowest rank works than the median rank; None for one rank alone.
+
+    Work is data wait and forward+backward: in the phases after them ranks wait for each other.
+    """
+    busy_s = busy_s_by_rank(windows)
+    if len(busy_s) < 2:
+        return None
+    middle = statistics.median(busy_s)
+    return max(busy_s) / middle if middle > 0 else None
+
+
+def busy_s_by_rank(windows: Windows) -> list[float]:
+    """Return what each rank spends before it can wait for others; waiting hides in the other phases."""
+    busy_s = windows.numbers("data_wait_s") + windows.numbers("forward_backward_s")
+    return [float(each) for each in busy_s.sum(axis=0)]
+
+
+def _joules_per_sample(history: History, samples_s: float | None) -> float | None:
+    """Return the power of all devices, mean over readings in which they worked, over the throughput."""
+    hosts: dict[str, list[float]] = {}
+    for line in history.telemetry:
+        readings = zip(line.device_watts or (), line.device_percent or (), strict=False)
+        working = [math.fsum(watts) for watts, percent in readings if max(percent, default=0.0) >= WORKING]
+        hosts.setdefault(line.host, []).extend(working)
+    if not samples_s or not any(hosts.values()):
+        return None
+    return math.fsum(statistics.fmean(each) for each in hosts.values() if each) / samples_s
 
 
 def exposed_s(history: History) -> float | None:
@@ -165,63 +222,66 @@ class StepTable:
     loss: NDArray[np.float64]
     acc_pct: NDArray[np.float64]
 
+    def __len__(self) -> int:
+        return len(self.step)
 
-def step_table(history: History) -> StepTable:
+    @classmethod
+    def empty(cls) -> StepTable:
+        """Return the table of a run without a known loss."""
+        whole, number = np.empty(0, np.int64), np.empty(0)
+        return cls(whole, whole, number, number)
+
+
+def step_table(windows: Windows) -> StepTable:
     """Return mean loss and accuracy of every step, over the ranks that see a loss, warm-up steps too."""
-    epochs, steps, losses, accuracies = [], [], [], []
-    for window in history.windows:
-        seeing = [part for part in window.parts if part.loss_sum is not None and part.loss_samples]
-        samples = sum(part.loss_samples or 0 for part in seeing)
-        if not samples:
-            continue
-        epochs.append(np.full(window.steps, window.parts[0].epoch))
-        steps.append(np.arange(window.first_step, window.first_step + window.steps))
-        losses.append(sum(np.array(part.loss_sum, dtype=float) for part in seeing) / samples)
-        known = all(part.correct is not None for part in seeing)
-        correct = sum(np.array(part.correct, dtype=float) for part in seeing) if known else np.nan
-        accuracies.append(np.broadcast_to(100 * correct / samples, window.steps))
+    told = _with_loss(windows)
+    lengths = told.steps
+    first = np.repeat(told.first_step - np.cumsum(lengths) + lengths, lengths)
+    samples = np.repeat(told.numbers("loss_samples").sum(axis=1), lengths)
     return StepTable(
-        np.concatenate([np.empty(0, np.int64), *epochs]), np.concatenate([np.empty(0, np.int64), *steps]),
-        np.concatenate([np.empty(0), *losses]), np.concatenate([np.empty(0), *accuracies]),
-    )  # fmt: skip
+        epoch=np.repeat(told.epoch, lengths),
+        step=first + np.arange(len(first)),
+        loss=_summed(told, "loss_sum") / samples,
+        acc_pct=100 * _summed(told, "correct") / samples,
+    )
 
 
-def step_losses(window: Window) -> list[tuple[int, float | None, float | None]]:
-    """Return (step, mean loss, accuracy in per cent) of a window's steps, over the ranks that see a loss."""
-    seeing = [part for part in window.parts if part.loss_sum is not None and part.loss_samples]
-    samples = sum(part.loss_samples or 0 for part in seeing)
-    if not samples:
-        return []
-    losses = zip(*(part.loss_sum or [] for part in seeing), strict=True)
-    return [
-        (
-            window.first_step + i,
-            None if None in sums else math.fsum(s for s in sums if s is not None) / samples,
-            _step_accuracy(seeing, i, samples),
-        )
-        for i, sums in enumerate(losses)
+def _with_loss(windows: Windows) -> Windows:
+    """Return the ranks that see a loss, and of them the windows that all of them have seen one in."""
+    seen = [
+        [sums is not None and bool(n) for sums, n in zip(rank["loss_sum"], rank["loss_samples"], strict=True)]
+        for rank in windows.ranks
     ]
+    ranks = tuple(rank for rank, found in zip(windows.ranks, seen, strict=True) if any(found))
+    of_those = [found for found in seen if any(found)]
+    whole = np.array(of_those, dtype=bool).all(axis=0) if of_those else np.empty(0)
+    return Windows(windows.attempts, ranks).taken(np.flatnonzero(whole).tolist())
 
 
-def _step_accuracy(parts: Sequence[Steps], index: int, samples: int) -> float | None:
-    correct = [part.correct[index] for part in parts if part.correct is not None]
-    return 100 * sum(correct) / samples if len(correct) == len(parts) else None
-
-
-def _phases(windows: Sequence[Window]) -> dict[str, float]:
-    return {
-        name: math.fsum(
-            getattr(part, f"{name}_s") / len(window.parts) for window in windows for part in window.parts
+def _summed(windows: Windows, name: str) -> NDArray[np.float64]:
+    """Return a list of each step summed over the ranks; NaN where one of them does not know it."""
+    total = np.zeros(int(windows.steps.sum()))
+    for rank in windows.ranks:
+        lists = (
+            (None,) * steps if entries is None else entries
+            for entries, steps in zip(rank[name], rank["steps"], strict=True)
         )
-        for name in PHASES
-    }
+        total += np.array(list(itertools.chain.from_iterable(lists)), dtype=float)
+    return total
 
 
-def _part_s(windows: Sequence[Window], name: str) -> float | None:
+def _phases(windows: Windows) -> dict[str, float]:
+    return {name: _mean_over_ranks(windows, f"{name}_s") for name in PHASES}
+
+
+def _mean_over_ranks(windows: Windows, name: str) -> float:
+    return float(windows.numbers(name).sum()) / max(1, len(windows.ranks))
+
+
+def _part_s(windows: Windows, name: str) -> float | None:
     """Return the seconds of a part of the exchange, mean over ranks; None where nobody measured it."""
-    told = [(getattr(part, name), len(window.parts)) for window in windows for part in window.parts]
-    known = [seconds / ranks for seconds, ranks in told if seconds is not None]
-    return math.fsum(known) if known else None
+    known = windows.numbers(name)
+    return float(np.nansum(known)) / len(windows.ranks) if (~np.isnan(known)).any() else None
 
 
 def _staleness(history: History) -> dict[int, int] | None:
@@ -238,8 +298,3 @@ def _share_pct(phase_s: dict[str, float], phase: str) -> float | None:
 def _mean(values: Iterable[float]) -> float | None:
     known = list(values)
     return statistics.fmean(known) if known else None
-
-
-def _memory_events(history: History) -> list[Any]:
-    parts = [part for window in history.windows for part in window.parts]
-    return [*parts, *(e for epoch in history.epochs.values() for e in epoch), *history.finished]

@@ -6,36 +6,34 @@ finished when every training rank of its newest attempt says so, whatever a sche
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+import itertools
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from types import NoneType
+from typing import Any
 
+from hpcbench.analysis.attempts import Attempt, ablations_of, newest_by_epoch, telemetry_of, updates_of
 from hpcbench.analysis.warmup import cold_windows
+from hpcbench.analysis.windows import LeftBehind, Windows
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import RecordError
+from hpcbench.records.columns import LISTS, StepColumns, read_rank
 from hpcbench.records.events import (
     Check,
     Epoch,
     Evaluation,
-    Event,
     ExchangeAblation,
     Interrupted,
     RunFailed,
     RunFinished,
     RunStarted,
-    Steps,
     Telemetry,
     Updates,
 )
 from hpcbench.records.layout import RunFolder
-from hpcbench.records.reader import Record, read_events
-
-E = TypeVar("E", bound=Event)
-S = TypeVar("S", Evaluation, Epoch, Check)
 
 
 class State(StrEnum):
@@ -49,43 +47,6 @@ class State(StrEnum):
     UNREADABLE = "unreadable"
 
 
-@dataclass(frozen=True)
-class Window:
-    """A window of steps, with what each training rank wrote about it.
-
-    `cold`: it was declared to count, and what came after it shows that the run was not warm yet.
-    """
-
-    attempt: int
-    parts: tuple[Steps, ...]
-    cold: bool = False
-
-    @property
-    def first_step(self) -> int:
-        """The first step of the window, counted over the whole run."""
-        return self.parts[0].first_step
-
-    @property
-    def steps(self) -> int:
-        """How many steps the window has."""
-        return self.parts[0].steps
-
-    @property
-    def counted(self) -> bool:
-        """Whether the window counts for speed: no rank was still warming up."""
-        return not self.cold and all(part.counted for part in self.parts)
-
-    @property
-    def samples(self) -> int:
-        """Samples consumed by all training ranks."""
-        return sum(part.samples for part in self.parts)
-
-    @property
-    def wall_s(self) -> float:
-        """Time of the slowest rank: the barriers at both ends make it everybody's."""
-        return max(part.wall_s for part in self.parts)
-
-
 @dataclass(frozen=True, kw_only=True)
 class History:
     """One repeat of one run. Events of an epoch are one a training rank, all of one attempt."""
@@ -96,55 +57,26 @@ class History:
     started: RunStarted | None = None
     starts: tuple[RunStarted, ...] = ()  # of every training rank
     attempts: tuple[int, ...] = ()
-    windows: tuple[Window, ...] = ()
+    windows: Windows = field(default_factory=Windows)
     evaluations: Mapping[int, tuple[Evaluation, ...]] = field(default_factory=dict)
     epochs: Mapping[int, tuple[Epoch, ...]] = field(default_factory=dict)
     checks: Mapping[int, tuple[Check, ...]] = field(default_factory=dict)  # epoch 0: before the first step
     finished: tuple[RunFinished, ...] = ()
     ablations: tuple[ExchangeAblation, ...] = ()  # one a training rank, of the newest attempt that made any
-    telemetry: tuple[Telemetry, ...] = ()  # of every node and attempt that counts
-    updates: tuple[Updates, ...] = ()  # of one parameter server: each applies every update to its own part
+    telemetry: Sequence[Telemetry] = ()  # of every node and attempt that counts
+    updates: Sequence[Updates] = ()  # of one parameter server: each applies every update to its own part
     earlier_s: float = 0.0  # spent in earlier attempts whose steps count
     torn: int = 0
     problems: tuple[str, ...] = ()
 
+    def kept(self) -> History:
+        """Return this without what grows with every step."""
+        left: Any = {name: LeftBehind(f"{name} of a run") for name in LARGE}
+        return replace(self, **left)
 
-@dataclass
-class Attempt:
-    """The records of one attempt."""
 
-    number: int
-    ranks: dict[int, list[Record]] = field(default_factory=lambda: defaultdict(list))
-    supervisors: list[Record] = field(default_factory=list)
-
-    def training(self) -> dict[int, list[Record]]:
-        """Return the records of the ranks that train; servers say `role: serve` when they start."""
-        served = {r for r, started in self.each(RunStarted) if started.role != "train"}
-        return {rank: records for rank, records in sorted(self.ranks.items()) if rank not in served}
-
-    def each(self, kind: type[E], *, training: bool = False) -> list[tuple[int, E]]:
-        """Return (rank, event) of all events of a kind that ranks wrote, rank by rank."""
-        ranks = self.training() if training else dict(sorted(self.ranks.items()))
-        return [
-            (rank, record.event)
-            for rank, records in ranks.items()
-            for record in records
-            if isinstance(record.event, kind)
-        ]
-
-    def first_step(self) -> int | None:
-        """Return the first step that this attempt did."""
-        return min((steps.first_step for _, steps in self.each(Steps, training=True)), default=None)
-
-    def first_epoch(self) -> int | None:
-        """Return the first epoch that this attempt trained in."""
-        return min((steps.epoch for _, steps in self.each(Steps, training=True)), default=None)
-
-    def elapsed_s(self) -> float:
-        """Return the time from the start of the first process to the last line of any training rank."""
-        starts = [started.process_start_ns for _, started in self.each(RunStarted, training=True)]
-        ends = [records[-1].time_ns for records in self.training().values() if records]
-        return max(0.0, (max(ends) - min(starts)) / 1e9) if starts and ends else 0.0
+LARGE = ("windows", "telemetry", "updates")
+MAY_BE_UNKNOWN = ("loss_sum", "correct")  # lists of ranks that see no loss
 
 
 def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collection[int]) -> History:
@@ -157,10 +89,10 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
     windows, dropped = _windows(attempts, spec.ranks)
     if dropped:
         problems.append(f"windows left out, because not every training rank wrote them: {dropped}")
-    updates = _updates(attempts)
+    updates = updates_of(attempts)
     # Where servers keep the time of a run, their windows count as they were declared.
     windows = windows if updates else without_cold(windows)
-    useful = {window.attempt for window in windows}
+    useful = set(windows.attempts)
     return History(
         state=state,
         reason=reason,
@@ -168,13 +100,13 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
         started=next((started for _, started in newest.each(RunStarted, training=True)), None),
         starts=tuple(started for _, started in newest.each(RunStarted, training=True)),
         attempts=tuple(attempt.number for attempt in attempts),
-        windows=tuple(windows),
-        evaluations=_newest_by_epoch(attempts, Evaluation, spec.ranks),
-        epochs=_newest_by_epoch(attempts, Epoch, spec.ranks),
-        checks=_newest_by_epoch(attempts, Check, spec.ranks),
+        windows=windows,
+        evaluations=newest_by_epoch(attempts, Evaluation, spec.ranks),
+        epochs=newest_by_epoch(attempts, Epoch, spec.ranks),
+        checks=newest_by_epoch(attempts, Check, spec.ranks),
         finished=tuple(event for _, event in newest.each(RunFinished, training=True)),
-        ablations=_ablations(attempts),
-        telemetry=_telemetry(attempts, useful),
+        ablations=ablations_of(attempts),
+        telemetry=telemetry_of(attempts, useful),
         updates=updates,
         earlier_s=sum(a.elapsed_s() for a in attempts[:-1] if a.number in useful),
         torn=torn,
@@ -190,33 +122,40 @@ def _read_attempts(
     for file in folder.event_files():
         if file.attempt not in attempts:
             continue
-        reading = read_events(file.path)
+        reading = read_rank(file.path, run_id)
         torn += reading.torn
-        _check_lists(file.path, reading.records)
-        records = [record for record in reading.records if record.run_id == run_id]
-        if len(records) < len(reading.records):
+        _check_lists(file.path, reading.steps)
+        if reading.foreign:
             foreign.add(file.path.name)
+        attempt = attempts[file.attempt]
         if file.rank is None:
-            attempts[file.attempt].supervisors += records
+            attempt.supervisors += reading.records
         else:
-            attempts[file.attempt].ranks[file.rank] += records
+            attempt.ranks[file.rank] = reading.records
+            attempt.steps[file.rank] = reading.steps
+            attempt.last_ns[file.rank] = reading.last_ns
     problems = [f"{name}: records of another run left out" for name in sorted(foreign)]
     if torn:
         problems.append(f"last lines that were cut off, and dropped: {torn}")
     return list(attempts.values()), torn, problems
 
 
-def _check_lists(path: Path, records: Iterable[Record]) -> None:
-    """Raise RecordError where a window does not have one loss and one count for each of its steps."""
-    for steps in (record.event for record in records if isinstance(record.event, Steps)):
-        for name in ("loss_sum", "correct"):
-            entries = getattr(steps, name)
-            if entries is None:
-                continue
-            if len(entries) != steps.steps or not all(isinstance(e, int | float | None) for e in entries):
-                raise RecordError(
-                    f"{path}: window from step {steps.first_step}: {name} should hold {steps.steps} numbers"
-                )
+def _check_lists(path: Path, steps: StepColumns) -> None:
+    """Raise RecordError where a window does not have one number, or None, for each of its steps."""
+    for name in LISTS:
+        lists = steps[name]
+        if _all_numbers(lists, steps["steps"]):
+            continue
+        for entries, number, first in zip(lists, steps["steps"], steps["first_step"], strict=True):
+            unknown = entries is None and name in MAY_BE_UNKNOWN
+            if not unknown and not _all_numbers([entries], [number]):
+                raise RecordError(f"{path}: window from step {first}: {name} should hold {number} numbers")
+
+
+def _all_numbers(lists: Sequence[Any], lengths: Sequence[int]) -> bool:
+    if set(map(type, lists)) - {list} or list(map(len, lists)) != list(lengths):
+        return False
+    return set(map(type, itertools.chain.from_iterable(lists))) <= {int, float, NoneType}
 
 
 def _unclaimed(folder: RunFolder, claimed: Collection[int]) -> tuple[str, ...]:
@@ -245,76 +184,52 @@ def _state(newest: Attempt, ranks: int) -> tuple[State, str | None, str | None]:
     return State.UNFINISHED, None, None
 
 
-def _windows(attempts: list[Attempt], ranks: int) -> tuple[list[Window], int]:
+def _windows(attempts: list[Attempt], ranks: int) -> tuple[Windows, int]:
     """Return each step's newest window, and how many were left out because ranks are missing.
 
     A rank that was killed may have written fewer windows than its peers: without all of them neither the
     samples nor the slowest rank's time of the window are known.
     """
-    kept: list[Window] = []
+    kept: list[tuple[int, list[StepColumns]]] = []
     dropped = 0
     horizon: int | None = None  # first step of a newer attempt
     for attempt in reversed(attempts):
-        parts: dict[tuple[int, int], list[Steps]] = defaultdict(list)
-        for _, steps in attempt.each(Steps, training=True):
-            if horizon is None or steps.first_step + steps.steps <= horizon:
-                parts[steps.first_step, steps.steps].append(steps)
-        whole = [Window(attempt.number, tuple(each)) for each in parts.values() if len(each) == ranks]
-        dropped += len(parts) - len(whole)
-        kept += whole
+        told = list(attempt.windows().values())
+        whole, left_out = _whole_windows(told, ranks, horizon)
+        dropped += left_out
+        if whole:
+            kept.append((attempt.number, [each.taken(p) for each, p in zip(told, whole, strict=True)]))
         horizon = min((step for step in (horizon, attempt.first_step()) if step is not None), default=None)
-    kept.sort(key=lambda window: window.first_step)
-    return kept, dropped
+    joined = [StepColumns.joined(parts) for parts in zip(*(each for _, each in reversed(kept)), strict=True)]
+    numbers = [number for number, parts in reversed(kept) for _ in range(len(parts[0]))]
+    return Windows(tuple(numbers), tuple(joined)), dropped
 
 
-def without_cold(windows: list[Window]) -> list[Window]:
+def _whole_windows(
+    told: Sequence[StepColumns], ranks: int, horizon: int | None
+) -> tuple[list[list[int]], int]:
+    """Return the places of the windows that every rank has once, in the order of steps, rank by rank."""
+    places = [
+        {
+            (first, steps): place
+            for place, (first, steps) in enumerate(zip(each["first_step"], each["steps"], strict=True))
+            if horizon is None or first + steps <= horizon
+        }
+        for each in told
+    ]
+    counts = Counter(key for each in places for key in each)
+    whole = sorted(key for key, count in counts.items() if count == ranks == len(told))
+    if not whole:
+        return [], len(counts)
+    return [[each[key] for key in whole] for each in places], len(counts) - len(whole)
+
+
+def without_cold(windows: Windows) -> Windows:
     """Return the windows of a run, those marked that stand before each attempt was warm."""
-    found = []
-    for _, group in groupby(windows, key=lambda window: window.attempt):
-        of_attempt = list(group)
-        declared = [window for window in of_attempt if window.counted]
-        number = cold_windows([window.wall_s / window.steps for window in declared])
-        cold = {window.first_step for window in declared[:number]}
-        found += [replace(each, cold=True) if each.first_step in cold else each for each in of_attempt]
-    return found
-
-
-def _ablations(attempts: list[Attempt]) -> tuple[ExchangeAblation, ...]:
-    """Return the newest ablation of each training rank."""
-    for attempt in reversed(attempts):
-        told = dict(attempt.each(ExchangeAblation, training=True))
-        if told:
-            return tuple(told.values())
-    return ()
-
-
-def _telemetry(attempts: list[Attempt], useful: Collection[int]) -> tuple[Telemetry, ...]:
-    """Return what supervisors saw of their nodes while steps were done that count."""
-    records = (record.event for a in attempts if a.number in useful for record in a.supervisors)
-    return tuple(event for event in records if isinstance(event, Telemetry))
-
-
-def _updates(attempts: list[Attempt]) -> tuple[Updates, ...]:
-    """Return what the first server of a run has applied, each epoch as its newest attempt saw it."""
-    found: list[Updates] = []
-    horizon: int | None = None  # first epoch of a newer attempt
-    for attempt in reversed(attempts):
-        told = attempt.each(Updates)
-        first = min((rank for rank, _ in told), default=None)
-        found += [e for rank, e in told if rank == first and (horizon is None or e.epoch < horizon)]
-        horizon = min((e for e in (horizon, attempt.first_epoch()) if e is not None), default=None)
-    return tuple(sorted(found, key=lambda event: event.first_step))
-
-
-def _newest_by_epoch(attempts: list[Attempt], kind: type[S], ranks: int) -> dict[int, tuple[S, ...]]:
-    """Return the events of each epoch from the newest attempt that trained it, where no rank's is missing."""
-    found: dict[int, tuple[S, ...]] = {}
-    horizon: int | None = None  # first epoch of a newer attempt
-    for attempt in reversed(attempts):
-        by_epoch: dict[int, list[S]] = defaultdict(list)
-        for _, event in attempt.each(kind, training=True):
-            if horizon is None or event.epoch < horizon:
-                by_epoch[event.epoch].append(event)
-        found |= {epoch: tuple(events) for epoch, events in by_epoch.items() if len(events) == ranks}
-        horizon = min((e for e in (horizon, attempt.first_epoch()) if e is not None), default=None)
-    return dict(sorted(found.items()))
+    step_s = windows.wall_s / windows.steps
+    declared = windows.declared
+    cold: set[int] = set()
+    for _, places in itertools.groupby(range(len(windows)), key=windows.attempts.__getitem__):
+        of_attempt = [place for place in places if declared[place]]
+        cold.update(of_attempt[: cold_windows(step_s[of_attempt].tolist())])
+    return replace(windows, cold=frozenset(cold))

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcbench.analysis.ceilings import Ceilings
-from hpcbench.analysis.figures import PHASES, Figures, exposed_s, figures
+from hpcbench.analysis.figures import PHASES, Figures, exposed_s
 from hpcbench.analysis.history import History, State
 from hpcbench.analysis.load import Loaded, Run
-from hpcbench.analysis.predict import Limit, Prediction, Unknown, during_s, predict
+from hpcbench.analysis.predict import Limit, Prediction, Unknown, predict
 from hpcbench.analysis.project import Projected, project
 from hpcbench.config.spec import RunSpec
 
@@ -23,9 +23,9 @@ OverlapKey = tuple[object, ...]
 class Standing:
     """Where a row of the ranking stands against its ceilings.
 
-    `predicted` is Unknown where a ceiling is missing. `step_s` is the measured time of a global batch, mean
-    over repeats, and `phases_s` the part of each phase in it. `mfu_pct` is counted FLOP over what the device
-    multiplies at most. `compute_samples_s` and `input_samples_s` are two ceilings on their own.
+    `predicted` is Unknown where a ceiling is missing. `step_s` is the measured time of a step of all ranks,
+    mean over repeats, and `phases_s` the part of each phase in it. `mfu_pct` is counted FLOP over what the
+    device multiplies at most. `compute_samples_s` and `input_samples_s` are two ceilings on their own.
     """
 
     experiment: str
@@ -42,7 +42,7 @@ class Standing:
     @property
     def samples_s(self) -> float | None:
         """The measured throughput."""
-        return self.spec.global_batch / self.step_s if self.step_s else None
+        return self.spec.samples_per_step / self.step_s if self.step_s else None
 
     @property
     def of_predicted(self) -> float | None:
@@ -62,7 +62,7 @@ class Standing:
         if isinstance(self.predicted, Unknown) or not self.phases_s:
             return None
         p = self.predicted
-        busy_s = p.compute_s + p.fixed_s + p.exposed_s
+        busy_s = p.busy_s
         work = ("forward_backward", "exchange", "update")
         beyond = {
             "data_wait": self.phases_s["data_wait"] - (p.step_s - busy_s),
@@ -86,24 +86,32 @@ def standings(loaded: Loaded) -> dict[str, Standing]:
 
 
 def of_node(history: History, ceilings: Ceilings) -> Ceilings:
-    """Return the ceilings of the node that a run was on."""
+    """Return the ceilings of the node that a run was on, else of nodes with the same kind of device."""
     environment = history.started.environment if history.started else {}
     return ceilings.at(environment.get("hostname"), environment.get("device"))
+
+
+def of_own_node(history: History, ceilings: Ceilings) -> Ceilings:
+    """Return the ceilings of the node that a run was on, and of no other."""
+    environment = history.started.environment if history.started else {}
+    return ceilings.own(environment.get("hostname"), environment.get("device"))
 
 
 def measured_overlaps(loaded: Loaded) -> dict[OverlapKey, float]:
     """Return the hidden share of the exchange, for each way of exchanging of which it was measured.
 
-    What is sent during backward would take `during_s` by itself; what leaving it out saves was exposed.
+    What leaving the exchange out saves was exposed. Less what is sent beside backward, which nothing hides,
+    it is the part of what is sent during backward that was not hidden.
     """
     found: dict[OverlapKey, list[float]] = defaultdict(list)
     for _, run in loaded.keyed:
         shown = exposed_s(run.history)
         if run.spec is None or shown is None:
             continue
-        whole = during_s(run.spec, of_node(run.history, loaded.ceilings))
-        if whole:
-            found[overlap_key(run.spec)].append(min(max(1 - shown / whole, 0.0), 1.0))
+        hidden = predict(run.spec, of_node(run.history, loaded.ceilings), overlap=1.0)
+        if isinstance(hidden, Prediction) and hidden.exchange_s > hidden.exposed_s:
+            share = (shown - hidden.exposed_s) / (hidden.exchange_s - hidden.exposed_s)
+            found[overlap_key(run.spec)].append(min(max(1 - share, 0.0), 1.0))
     return {key: statistics.fmean(shares) for key, shares in found.items()}
 
 
@@ -119,7 +127,7 @@ def _standing(
     spec, history = runs[0].spec, runs[0].history
     assert spec is not None
     here = of_node(history, ceilings)
-    told = [figures(run.history, run.spec) for run in runs if run.spec is not None]
+    told = [run.figures for run in runs if run.figures is not None]
     speeds = [each.throughput_samples_s for each in told if each.throughput_samples_s]
     predicted = predict(spec, here, overlap=overlaps.get(overlap_key(spec)))
     speed = statistics.fmean(speeds) if speeds else None
@@ -128,15 +136,15 @@ def _standing(
         experiment=name,
         spec=spec,
         predicted=predicted,
-        step_s=spec.global_batch / speed if speed else None,
+        step_s=spec.samples_per_step / speed if speed else None,
         phases_s=_phases(told),
         projected=project(spec, here, overlap=overlaps.get(overlap_key(spec))),
         limit=_limit(predicted, [run.history for run in runs]),
         mfu_pct=_mfu_pct(spec, here, speed),
-        compute_samples_s=spec.global_batch / (compute.forward_backward_s + compute.update_s)
+        compute_samples_s=spec.samples_per_step / (compute.forward_backward_s + compute.update_s)
         if compute
         else None,
-        input_samples_s=spec.global_batch / loader.seconds if loader else None,
+        input_samples_s=spec.samples_per_step / loader.seconds if loader else None,
     )
 
 

@@ -2,7 +2,8 @@
 
 One line over all sizes misses sizes that were left out of it by up to 35 % on loopback, because caches,
 socket buffers and a library's algorithms change with the size. So sizes are cut into at most three ranges
-with a line each. A line is fitted to the medians over repeats, by least squares of relative errors, with
+with a line each. A line is fitted to the lower quartiles over repeats, which other work on the machine moves
+least, by least squares of relative errors, with
 neither alpha nor 1 / bandwidth below 0 (Lawson and Hanson 1974, non-negative least squares). How many ranges
 there are is what predicts left-out sizes best.
 
@@ -19,11 +20,11 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
-from scipy.optimize import nnls
 
 from hpcbench.records.ceilings import LinkCeiling, TransferCeiling
 
 MOST_RANGES = 3
+TYPICAL = 0.25  # quantile over repeats
 FEWEST_SIZES = 3  # in a range: two would be met exactly, whatever they are
 WORTH = 0.9  # more ranges have to leave at most this share of the error that fewer have
 NEGLIGIBLE = 1e-3  # an error that no clock would show again
@@ -42,6 +43,8 @@ class Line:
 class LinkFit:
     """The lines of a link, smallest sizes first, and how far they can be trusted.
 
+    `tail` is the mean time over the lower quartile: the lines are of the latter, and a run pays the mean. It
+    is the median over sizes, so that one size's bad luck is not everybody's.
     `left_out_error` is the median relative error at sizes that were left out of the fit (all but the two
     ends, which would be extrapolated), `repeatability` that of one repeat against the median of the others:
     no fit can be expected to be better. None where there are too few sizes or repeats to tell.
@@ -50,9 +53,10 @@ class LinkFit:
     lines: tuple[Line, ...]
     left_out_error: float | None
     repeatability: float | None
+    tail: float = 1.0
 
     def seconds(self, size_bytes: float) -> float:
-        """Return the predicted time of a message; nothing takes no time. Beyond the ends lines go on."""
+        """Return the typical time of a message; nothing takes no time. Beyond the ends lines go on."""
         if size_bytes <= 0:
             return 0.0
         line = self.line(size_bytes)
@@ -101,7 +105,7 @@ def bandwidths(link: LinkCeiling) -> list[Bandwidth]:
 def fit(sweep: LinkCeiling | TransferCeiling) -> LinkFit:
     """Fit the lines of a sweep over at least one size."""
     sizes = [float(size) for size in sweep.size_bytes]
-    seconds = [statistics.median(each) for each in sweep.seconds]
+    seconds = [float(np.quantile(each, TYPICAL)) for each in sweep.seconds]
     best, error = _lines(sizes, seconds, 1), _left_out_error(sizes, seconds, 1)
     for ranges in range(2, MOST_RANGES + 1):
         if error is None or error < NEGLIGIBLE:
@@ -109,7 +113,10 @@ def fit(sweep: LinkCeiling | TransferCeiling) -> LinkFit:
         other = _left_out_error(sizes, seconds, ranges)
         if other is not None and other < WORTH * error:
             best, error = _lines(sizes, seconds, ranges), other
-    return LinkFit(best, error, _repeatability(sweep.seconds))
+    tail = statistics.median(
+        statistics.fmean(each) / typical for each, typical in zip(sweep.seconds, seconds, strict=True)
+    )
+    return LinkFit(best, error, _repeatability(sweep.seconds), max(1.0, tail))
 
 
 def _lines(sizes: Sequence[float], seconds: Sequence[float], ranges: int) -> tuple[Line, ...]:
@@ -134,6 +141,8 @@ def _lines(sizes: Sequence[float], seconds: Sequence[float], ranges: int) -> tup
 
 def _line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float, float]:
     """Return (squared relative error, alpha in s, bandwidth in bytes/s)."""
+    from scipy.optimize import nnls  # more than half a second, which the rules' names need not
+
     size, time = np.asarray(sizes), np.asarray(seconds)
     scale = size.max()  # so that both unknowns are seconds
     (alpha, slope), residual = nnls(np.column_stack([1 / time, size / scale / time]), np.ones(len(time)))

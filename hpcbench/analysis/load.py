@@ -7,32 +7,34 @@ keeps the others from being read.
 from __future__ import annotations
 
 import dataclasses
-import gc
-import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import jsonlines
 import pandas as pd
 
 from hpcbench.analysis import rows
+from hpcbench.analysis.cache import Cache, Look
 from hpcbench.analysis.ceilings import Ceilings
 from hpcbench.analysis.classes import label_classes
-from hpcbench.analysis.figures import step_table
-from hpcbench.analysis.history import History, State, read_history
+from hpcbench.analysis.digest import Digest
+from hpcbench.analysis.figures import Figures
+from hpcbench.analysis.history import History, State
+from hpcbench.analysis.reading import Reference, read_runs
+from hpcbench.analysis.stored import step_tables
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import RecordError, input_error
 from hpcbench.records import ledger
 from hpcbench.records.ceiling_files import MeasuredCeiling, read_ceilings
-from hpcbench.records.layout import ResultsFolder, RunFolder
+from hpcbench.records.layout import ResultsFolder
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One repeat of one run, as found in a results folder; `spec` is None where it can't be read.
+    """One repeat of one run, as found in a results folder.
 
     `block` names the repeats that stood close in time: the same repeat of the same folder.
     """
@@ -40,9 +42,28 @@ class Run:
     name: str
     repeat: int
     folder: ResultsFolder
-    run_id: str
-    spec: RunSpec | None
-    history: History
+    look: Look  # how its files looked before they were read
+    digest: Digest
+
+    @property
+    def run_id(self) -> str:
+        """The id that its spec.json states, empty where that can't be read."""
+        return self.digest.run_id
+
+    @property
+    def spec(self) -> RunSpec | None:
+        """What was to be done; None where that can't be read."""
+        return self.digest.spec
+
+    @property
+    def history(self) -> History:
+        """What happened, without its large parts."""
+        return self.digest.history
+
+    @property
+    def figures(self) -> Figures | None:
+        """Its figures; None where its records can't be read."""
+        return self.digest.figures
 
     @property
     def block(self) -> str:
@@ -54,7 +75,7 @@ class Run:
         """Where the run stands, for messages."""
         return f"{self.name}/r{self.repeat}"
 
-    @property
+    @cached_property
     def configuration(self) -> str:
         """What all repeats of a run have in common and no other run has."""
         return dataclasses.replace(self.spec, seed=0).run_id if self.spec else ""
@@ -70,63 +91,53 @@ class Loaded:
 
     runs: pd.DataFrame
     epochs: pd.DataFrame
-    steps: pd.DataFrame
     problems: list[str]
     keyed: list[tuple[str, Run]]
     ceilings: Ceilings = field(default_factory=Ceilings)
 
+    @cached_property
+    def steps(self) -> pd.DataFrame:
+        """The steps of all runs: millions of rows, put together when somebody wants them."""
+        tables = step_tables([run.digest.steps for _, run in self.keyed])
+        return rows.step_frame(
+            [(_key(name, run), table) for (name, run), table in zip(self.keyed, tables, strict=True)]
+        )
 
-def load(folders: Sequence[Path], *, blocks: Mapping[str, int] | None = None) -> Loaded:
-    """Read results folders. Raises InputError where one is none; broken records are problems, not errors.
+
+def load(
+    folders: Sequence[Path], *, blocks: Mapping[str, int] | None = None, cache: Cache | None = None
+) -> Loaded:
+    """Read results folders, as far as a cache does not know them.
 
     `blocks` is into how many parts each model can be cut, which a prediction of sharded runs needs.
+    Raises InputError where a folder holds no results; broken records are problems, not errors.
     """
-    with _no_collection():
-        return _load(folders, blocks or {})
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Keep the garbage collector from walking millions of records again and again: a quarter of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-def _load(folders: Sequence[Path], blocks: Mapping[str, int]) -> Loaded:
     problems: list[str] = []
     # A folder that is named twice is read once, at its last place.
     distinct = list(reversed(dict.fromkeys(path.resolve() for path in reversed(folders))))
-    found = [run for path in distinct for run in _read_folder(results_folder(path), problems)]
+    there = [each for path in distinct for each in _references(results_folder(path), problems)]
+    found = [
+        Run(name=each.name, repeat=each.repeat, folder=each.results, look=look, digest=digest)
+        for each, (look, digest) in zip(there, read_runs(there, cache), strict=True)
+    ]
     runs = _without_duplicates(found, problems)
     names = _experiment_names(runs, problems)
     for run in runs:
         problems += [f"{run.place}: {problem}" for problem in run.history.problems]
     labels = label_classes(run.spec for run in runs if run.spec)
     keyed = [(names[run.name, run.configuration], run) for run in runs]
-    tables = [step_table(run.history) for run in runs]
     return Loaded(
         rows.frame(
             [_run_row(name, run, labels) for name, run in keyed], rows.RUN_COLUMNS, ("experiment", "repeat")
         ),
         rows.frame(
-            [
-                {**_key(name, run), **row}
-                for (name, run), table in zip(keyed, tables, strict=True)
-                if run.spec
-                for row in rows.epoch_rows(run.history, run.spec, table)
-            ],
+            [{**_key(name, run), **row} for name, run in keyed for row in run.digest.epochs],
             rows.EPOCH_COLUMNS,
             ("experiment", "repeat", "epoch"),
         ),
-        rows.step_frame([(_key(name, run), table) for (name, run), table in zip(keyed, tables, strict=True)]),
         problems,
         keyed,
-        Ceilings.of(_read_ceilings(distinct, problems), blocks),
+        Ceilings.of(_read_ceilings(distinct, problems), blocks or {}),
     )
 
 
@@ -150,7 +161,7 @@ def _key(name: str, run: Run) -> rows.Row:
 def _run_row(name: str, run: Run, labels: dict[str, str]) -> rows.Row:
     at = run.folder.run(run.name, run.repeat).path
     common = {**_key(name, run), "sweep": run.folder.path.name, "block": run.block, "folder": str(at)}
-    return {**common, **rows.run_row(run.history, run.spec, labels)}
+    return {**common, **rows.run_row(run.history, run.spec, run.figures, labels)}
 
 
 def results_folder(path: Path) -> ResultsFolder:
@@ -168,7 +179,7 @@ def results_folder(path: Path) -> ResultsFolder:
     )
 
 
-def _read_folder(folder: ResultsFolder, problems: list[str]) -> list[Run]:
+def _references(folder: ResultsFolder, problems: list[str]) -> list[Reference]:
     claims: dict[str, set[int]] = defaultdict(set)
     try:
         for _, entry in ledger.read(folder.ledger):
@@ -178,28 +189,9 @@ def _read_folder(folder: ResultsFolder, problems: list[str]) -> list[Run]:
         # The claims beside the records say the same; without the ledger nothing is lost but history.
         problems.append(f"{folder.ledger}: not readable ({error!r}); the claims in the run folders were used")
     return [
-        _read_run(folder, name, repeat, run_folder, claims[f"{name}/r{repeat}"])
-        for name, repeat, run_folder in folder.runs()
+        Reference(folder, name, repeat, at, frozenset(claims[f"{name}/r{repeat}"]))
+        for name, repeat, at in folder.runs()
     ]
-
-
-def _read_run(folder: ResultsFolder, name: str, repeat: int, at: RunFolder, claimed: set[int]) -> Run:
-    spec, run_id = None, ""
-    try:
-        spec, run_id = _read_spec(at)
-        history = read_history(at, spec, run_id, claimed | set(at.attempts()))
-    except (RecordError, OSError) as error:
-        history = History(state=State.UNREADABLE, reason=str(error), problems=(str(error),))
-    return Run(name=name, repeat=repeat, folder=folder, run_id=run_id, spec=spec, history=history)
-
-
-def _read_spec(folder: RunFolder) -> tuple[RunSpec, str]:
-    try:
-        stored = json.loads(folder.spec.read_text(encoding="utf-8"))
-        return RunSpec.from_json(stored["spec"]), str(stored["run_id"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise RecordError(f"{folder.spec}: this does not describe a run ({reason})") from error
 
 
 def _without_duplicates(runs: list[Run], problems: list[str]) -> list[Run]:

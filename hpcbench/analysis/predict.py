@@ -1,12 +1,13 @@
 """What a run should reach on a node, from the node's ceilings: MEASURING rule 8.
 
-    step = max(input, compute + (1 - overlap) x exchange)
+    step = max(input, compute + skew + (1 - overlap) x exchange)
 
 compute  what one device needs for its share of the batch and of the update, all ranks at once
+skew     how much longer the slowest of the ranks takes, where they wait for each other in every step
 exchange every message of the strategy (predict_traffic.py) at the measured alpha and bandwidth of the link
 overlap  the share of it that hides behind the backward pass: measured by leaving the exchange out, else none
-input    what the loader needs for a global batch; one without processes of its own works between the steps,
-         so its time is added instead
+input    what the loader needs for a step of all ranks; one without processes of its own works between the
+         steps, so its time is added instead
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from hpcbench.analysis.ceilings import Ceilings, Compute, Link
+from hpcbench.analysis.ceilings import Ceilings, Link
+from hpcbench.analysis.computing import Compute
 from hpcbench.analysis.figures import is_asynchronous
 from hpcbench.analysis.predict_traffic import TRAFFIC, Traffic, Transfer
 from hpcbench.config.spec import RunSpec
@@ -36,8 +38,9 @@ class Limit(StrEnum):
 class Prediction:
     """The predicted step of a run and its parts, in seconds.
 
-    `compute_s` grows with the batch, `fixed_s` is paid for each step and `wait_s` the part of the exposed
-    exchange that is latency; `link_s` is the rest of it. `exchange_s` is all that is sent, hidden or not.
+    `compute_s` grows with the batch, `fixed_s` is paid for each step, `skew_s` is waiting for the slowest
+    rank and `wait_s` the part of the exposed exchange that is latency; `link_s` is the rest of it.
+    `exchange_s` is all that is sent, hidden or not.
     `assumed` says what was not measured and carried over: with any of it the figure is an extrapolation.
     `left_out` says what the figure does not hold.
     """
@@ -45,6 +48,7 @@ class Prediction:
     step_s: float
     compute_s: float
     fixed_s: float
+    skew_s: float
     input_s: float
     exchange_s: float
     link_s: float
@@ -59,6 +63,11 @@ class Prediction:
     def extrapolated(self) -> bool:
         """Whether any ceiling was carried over from another batch, or another number of ranks or nodes."""
         return bool(self.assumed)
+
+    @property
+    def busy_s(self) -> float:
+        """The step without the loader."""
+        return self.compute_s + self.fixed_s + self.skew_s + self.exposed_s
 
     @property
     def exposed_s(self) -> float:
@@ -105,12 +114,6 @@ def predict(spec: RunSpec, ceilings: Ceilings, *, overlap: float | None = None) 
     return _put_together(spec, ceilings, compute, traffic, links, during, beside, hidden, overlap)
 
 
-def during_s(spec: RunSpec, ceilings: Ceilings) -> float | None:
-    """Return the time of what a run sends during its backward pass, as if nothing hid it; None: unknown."""
-    found = predict(spec, ceilings, overlap=1.0)
-    return None if isinstance(found, Unknown) else found.exchange_s - found.exposed_s
-
-
 def _put_together(
     spec: RunSpec, ceilings: Ceilings, compute: Compute, traffic: Traffic, links: dict[str, Link],
     during: _Cost, beside: _Cost, hidden: float, overlap: float | None,
@@ -124,11 +127,12 @@ def _put_together(
         link_s = max(link_s, served_s - work_s - fixed_s - wait_s)
     loader = ceilings.input(spec)
     input_s = loader.seconds if loader else 0.0
-    busy_s = work_s + fixed_s + link_s + wait_s
+    skew_s = compute.skew_s(spec.ranks) if _waits_for_all(spec) else 0.0
+    busy_s = work_s + fixed_s + skew_s + link_s + wait_s
     serial = loader is not None and loader.serial
     step_s = busy_s + input_s if serial else max(busy_s, input_s)
     parts = {
-        Limit.COMPUTE: work_s, Limit.LATENCY: fixed_s + wait_s, Limit.LINK: link_s,
+        Limit.COMPUTE: work_s + skew_s, Limit.LATENCY: fixed_s + wait_s, Limit.LINK: link_s,
         Limit.INPUT: input_s if serial or input_s > busy_s else 0.0,
     }  # fmt: skip
     limit = Limit.INPUT if not serial and input_s > busy_s else max(parts, key=lambda each: parts[each])
@@ -140,11 +144,17 @@ def _put_together(
         ("overlap, which was not measured", bool(traffic.during) and overlap is None),
     )
     return Prediction(
-        step_s=step_s, compute_s=work_s, fixed_s=fixed_s, input_s=input_s,
+        step_s=step_s, compute_s=work_s, fixed_s=fixed_s, skew_s=skew_s, input_s=input_s,
         exchange_s=during.seconds + beside.seconds, link_s=link_s, wait_s=wait_s,
-        overlap=overlap if traffic.during else None, samples_s=spec.global_batch / step_s, limit=limit,
+        overlap=overlap if traffic.during else None, samples_s=spec.samples_per_step / step_s, limit=limit,
         assumed=tuple(dict.fromkeys(assumed)), left_out=tuple(what for what, is_so in left_out if is_so),
     )  # fmt: skip
+
+
+def _waits_for_all(spec: RunSpec) -> bool:
+    """Say whether every step is as long as that of the slowest rank, each of which does the same work."""
+    alone = is_asynchronous(spec) or spec.strategy_options.get("local_steps", 1) > 1
+    return spec.ranks > 1 and spec.data_shards == spec.ranks and not alone
 
 
 def _cost(transfers: tuple[Transfer, ...], links: dict[str, Link]) -> _Cost:
@@ -185,4 +195,4 @@ def _host_copies(spec: RunSpec, ceilings: Ceilings, compute: Compute) -> float:
     if spec.strategy != "ps" or spec.device == "cpu" or spec.backend == "nccl":
         return 0.0
     copy = ceilings.transfer(spec)
-    return 2 * copy.seconds(compute.model.parameter_bytes) if copy else 0.0
+    return 2 * copy.tail * copy.seconds(compute.model.parameter_bytes) if copy else 0.0

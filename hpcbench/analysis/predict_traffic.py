@@ -149,16 +149,17 @@ def pipeline(spec: RunSpec, model: Model) -> Traffic:
 def ps(spec: RunSpec, model: Model) -> Traffic:
     """Every worker pushes M and pulls M; a server moves n M / k each way, and updates M / k.
 
-    At least max(M/B, nM/(kB)) each way (MEASURING, formulas). All pieces are under way at once and share
-    their latency; a command goes first. Workers that do not wait for each other are `served` one by one.
+    At least max(M/B, nM/(kB)) each way (MEASURING, formulas). All pieces of a worker are under way at once
+    and share their latency; a command goes first. A server deals with one worker's message after the other's
+    (the overhead of LogP, Culler et al. 1993). Workers that do not wait for each other are served one by one.
     """
     options = PsOptions(**spec.strategy_options)
     share = model.parameter_bytes / options.servers
     pieces = max(1, math.ceil(share / (options.bucket_mb * MEBIBYTE)))
     workers = spec.ranks if options.mode == "sync" else 1
-    one_way = Transfer("send", share / pieces, workers * pieces, latencies=1)
+    one_way = Transfer("send", share / pieces, workers * pieces, latencies=workers)
     return Traffic(
-        beside=(Transfer("send", SMALL, 1), one_way, one_way),
+        beside=(Transfer("send", SMALL, workers), one_way, one_way),
         update_share=0.0,
         served_share=1 / options.servers,
     )

@@ -36,7 +36,8 @@ def project(spec: RunSpec, ceilings: Ceilings, *, overlap: float | None = None) 
 
 def _with_ranks(spec: RunSpec, ranks: int) -> RunSpec:
     shards = ranks if spec.data_shards == spec.ranks else spec.data_shards
-    return replace(spec, ranks=ranks, data_shards=shards)
+    updates = shards if spec.updates_per_step == spec.data_shards else spec.updates_per_step
+    return replace(spec, ranks=ranks, data_shards=shards, updates_per_step=updates)
 
 
 def _is_possible(spec: RunSpec, ranks: int, ceilings: Ceilings) -> bool:

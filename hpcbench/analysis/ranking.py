@@ -8,23 +8,12 @@ from typing import Any
 
 import pandas as pd
 
+from hpcbench.analysis.columns import RANKING
 from hpcbench.analysis.history import State
-from hpcbench.analysis.pairs import Measure, Pairs, compare_all
-from hpcbench.analysis.pairs import Pair as Pair  # others look for it here
-from hpcbench.analysis.rows import NUMBER, TEXT, WHOLE, Row
+from hpcbench.analysis.pairs import Measure, Pair, Pairs, compare_all
+from hpcbench.analysis.rows import Row, plain_rows
 from hpcbench.analysis.statistics import estimate, rank_spans
 from hpcbench.errors import input_error
-
-# DESIGN section 4: exactly these columns, in this order.
-COLUMNS = {
-    "rank": WHOLE, "rank_high": WHOLE, "experiment": TEXT, "strategy": TEXT, "backend": TEXT, "model": TEXT,
-    "dataset": TEXT, "class": TEXT, "batch_per_rank": WHOLE, "ranks": WHOLE, "devices": WHOLE, "nodes": WHOLE,
-    "global_batch": WHOLE, "precision": TEXT, "cache": TEXT, "repeats": WHOLE, "throughput_samples_s": NUMBER,
-    "throughput_ci_low": NUMBER, "throughput_ci_high": NUMBER, "throughput_per_device": NUMBER,
-    "best_acc_pct": NUMBER, "final_acc_pct": NUMBER, "epoch_time_s": NUMBER, "total_time_s": NUMBER,
-    "peak_mem_mb": NUMBER, "data_wait_pct": NUMBER, "exposed_comm_pct": NUMBER, "steps_per_epoch": WHOLE,
-    "limit": TEXT, "findings": TEXT, "trusted": TEXT,
-}  # fmt: skip
 
 SAME_IN_ALL_REPEATS = (
     "strategy", "backend", "model", "dataset", "class", "batch_per_rank", "ranks", "devices", "nodes",
@@ -35,6 +24,10 @@ MEANS = (
     "exposed_comm_pct",
 )  # fmt: skip
 
+SUMMARISED = (
+    "experiment", "state", "rankable", "limit", "steps_per_epoch", "peak_mem_mb", "throughput_samples_s",
+    *SAME_IN_ALL_REPEATS, *MEANS,
+)  # fmt: skip
 
 MEASURES = {
     "throughput_samples_s": Measure(True, True),
@@ -69,7 +62,10 @@ def rank(runs: pd.DataFrame, *, rank_by: str = "throughput_samples_s") -> Rankin
     check_rank_by(rank_by)
     rows: list[Row] = []
     pairs: dict[str, list[Pair]] = {}
-    summaries = [_summary(str(name), group) for name, group in runs.groupby("experiment", sort=True)]
+    repeats: dict[str, list[Row]] = {}
+    for row in plain_rows(runs[list(SUMMARISED)]):
+        repeats.setdefault(str(row["experiment"]), []).append(row)
+    summaries = [_summary(name, repeats[name]) for name in sorted(repeats)]
     # A class of None holds runs whose description can't be read; it stands last.
     classes = sorted({row["class"] for row in summaries}, key=lambda label: (label is None, label or ""))
     for label in classes:
@@ -78,15 +74,15 @@ def rank(runs: pd.DataFrame, *, rank_by: str = "throughput_samples_s") -> Rankin
         rows += ranked
     data = {
         name: pd.array([row.get(name) for row in rows], dtype=kind)  # type: ignore[call-overload]
-        for name, kind in COLUMNS.items()
+        for name, kind in RANKING.items()
     }
     return Ranking(pd.DataFrame(data), pairs, rank_by)
 
 
-def _summary(name: str, group: pd.DataFrame) -> Row:
+def _summary(name: str, repeats: list[Row]) -> Row:
     """Return one row for all repeats of a run; means are over the finished ones."""
-    done = group[group["state"] == State.FINISHED.value]
-    described = group[group["strategy"].notna()]
+    done = [row for row in repeats if row["state"] == State.FINISHED.value]
+    described = [row for row in repeats if row["strategy"] is not None]
     row: Row = {
         "experiment": name,
         "class": None,
@@ -94,33 +90,37 @@ def _summary(name: str, group: pd.DataFrame) -> Row:
         "trusted": "unaudited",
         "repeats": len(done),
     }
-    if len(described):
-        row |= {column: _plain(described[column].iloc[0]) for column in SAME_IN_ALL_REPEATS}
-    row |= {column: _mean(done[column]) for column in MEANS}
-    throughputs = _values(done["throughput_samples_s"])
-    if throughputs:
-        found = estimate(throughputs)
+    if described:
+        row |= {column: described[0][column] for column in SAME_IN_ALL_REPEATS}
+    known = {column: _known(done, column) for column in (*MEANS, "throughput_samples_s")}
+    row |= {column: estimate(known[column]).mean if known[column] else None for column in MEANS}
+    if known["throughput_samples_s"]:
+        found = estimate(known["throughput_samples_s"])
         row |= {
             "throughput_samples_s": found.mean,
             "throughput_ci_low": found.low,
             "throughput_ci_high": found.high,
         }
-    row["peak_mem_mb"] = max(_values(done["peak_mem_mb"]), default=None)
-    row["steps_per_epoch"] = max(_values(described["steps_per_epoch"]), default=None)
-    row["limit"] = _limit(group, finished=len(done) > 0)
-    row["rankable"] = len(done) > 0 and bool(done["rankable"].all())
+    row["peak_mem_mb"] = max(_known(done, "peak_mem_mb"), default=None)
+    row["steps_per_epoch"] = max(_known(described, "steps_per_epoch"), default=None)
+    row["limit"] = _limit(repeats, finished=len(done) > 0)
+    row["rankable"] = len(done) > 0 and all(each["rankable"] for each in done)
     return row
 
 
-def _limit(group: pd.DataFrame, *, finished: bool) -> str | None:
+def _known(rows: Sequence[Row], column: str) -> list[Any]:
+    return [row[column] for row in rows if row[column] is not None]
+
+
+def _limit(repeats: Sequence[Row], *, finished: bool) -> str | None:
     """Return what kept a run from its end: a limit that is a result, or, if none finished, its state."""
-    limits = group["limit"].dropna()
-    if len(limits):
-        return str(limits.iloc[0])
+    limits = _known(repeats, "limit")
+    if limits:
+        return str(limits[0])
     if finished:
         return None
     order = [State.FAILED, State.UNREADABLE, State.INTERRUPTED, State.UNFINISHED, State.NOT_STARTED]
-    states = set(group["state"])
+    states = {row["state"] for row in repeats}
     return next(state.value for state in order if state.value in states)
 
 
@@ -164,19 +164,3 @@ def by_block(runs: pd.DataFrame, names: Sequence[str], column: str) -> dict[str,
         if name in found:
             found[name][str(block)] = float(value)
     return found
-
-
-def _values(column: pd.Series[Any]) -> list[Any]:
-    return [_plain(value) for value in column.dropna()]
-
-
-def _mean(column: pd.Series[Any]) -> float | None:
-    values = _values(column)
-    return estimate(values).mean if values else None
-
-
-def _plain(value: Any) -> Any:
-    """Return a Python value for a cell: None for a missing one."""
-    if pd.isna(value):
-        return None
-    return value.item() if hasattr(value, "item") else value

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 import pandas as pd
 from numpy.typing import NDArray
 
+from hpcbench.analysis.columns import FLAG, NUMBER, TEXT, WHOLE
 from hpcbench.analysis.figures import (
     PHASES,
+    Figures,
     StepTable,
     accuracy_pct,
     applied_samples_s,
     devices,
     epoch_time_s,
     evaluation_loss,
-    figures,
     is_asynchronous,
     peak_mb,
     throughput_samples_s,
@@ -28,8 +31,6 @@ from hpcbench.config.spec import RunSpec
 from hpcbench.strategies import STRATEGIES
 
 Row = dict[str, Any]
-
-TEXT, NUMBER, WHOLE, FLAG = "string", "Float64", "Int64", "boolean"
 
 KEY_COLUMNS = {"experiment": TEXT, "repeat": WHOLE, "run_id": TEXT}
 
@@ -45,7 +46,8 @@ FIGURE_COLUMNS = {
     "data_wait_pct": NUMBER, "exposed_comm_pct": NUMBER, "steps_per_epoch": WHOLE, "warmup_steps": WHOLE,
     "counted_samples": WHOLE,
     "counted_steps": WHOLE, "counted_wall_s": NUMBER, "push_s": NUMBER, "pull_s": NUMBER,
-    "staleness": TEXT, **{f"{phase}_s": NUMBER for phase in PHASES},
+    "step_p50_s": NUMBER, "step_p90_s": NUMBER, "step_p99_s": NUMBER, "slowest_rank_ratio": NUMBER,
+    "joules_per_sample": NUMBER, "staleness": TEXT, **{f"{phase}_s": NUMBER for phase in PHASES},
 }  # fmt: skip
 
 # What the time of the slowest rank's process went into, from its start to its end.
@@ -59,7 +61,8 @@ RUN_COLUMNS = {
 
 EPOCH_COLUMNS = {
     **KEY_COLUMNS, "epoch": WHOLE, "steps": WHOLE, "samples": WHOLE, "throughput_samples_s": NUMBER,
-    "train_loss": NUMBER, "train_acc_pct": NUMBER, "evaluation_loss": NUMBER, "acc_pct": NUMBER,
+    "train_loss": NUMBER, "first_loss": NUMBER, "last_loss": NUMBER, "train_acc_pct": NUMBER,
+    "evaluation_loss": NUMBER, "acc_pct": NUMBER,
     "train_s": NUMBER, "evaluation_s": NUMBER, "epoch_time_s": NUMBER, "peak_mem_mb": NUMBER,
 }  # fmt: skip
 
@@ -75,7 +78,19 @@ def frame(rows: Sequence[Row], columns: Mapping[str, str], order: Sequence[str])
     return pd.DataFrame(data).sort_values(list(order), kind="stable", ignore_index=True)
 
 
-def run_row(history: History, spec: RunSpec | None, labels: Mapping[str, str]) -> Row:
+def plain_rows(data: pd.DataFrame) -> list[Row]:
+    """Return the rows of a frame as plain values; None where a cell is missing."""
+    columns = [
+        [None if gone else value for value, gone in zip(data[name].tolist(), data[name].isna(), strict=True)]
+        for name in data.columns
+    ]
+    names = [str(name) for name in data.columns]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def run_row(
+    history: History, spec: RunSpec | None, derived: Figures | None, labels: Mapping[str, str]
+) -> Row:
     """Return what is known of one repeat; `labels` names the class of each recipe."""
     told = {
         "state": history.state.value,
@@ -87,9 +102,8 @@ def run_row(history: History, spec: RunSpec | None, labels: Mapping[str, str]) -
         "environment": _environment(history),
         **_life(history),
     }
-    if spec is None:
+    if spec is None or derived is None:
         return told
-    derived = figures(history, spec)
     phases = {f"{phase}_s": seconds for phase, seconds in derived.phase_s.items()}
     staleness = json.dumps(derived.staleness) if derived.staleness else None
     return {**told, **_spec_row(spec, labels), **vars(derived), **phases, "staleness": staleness}
@@ -127,36 +141,41 @@ def _spec_row(spec: RunSpec, labels: Mapping[str, str]) -> Row:
         "seed": spec.seed,
         "device": spec.device,
         "rankable": trains and not spec.teaching,
-        "spec": json.dumps(spec.to_json(), sort_keys=True),
+        "spec": spec_text(spec),
     }
 
 
-def epoch_rows(history: History, spec: RunSpec | None, steps: StepTable) -> Iterator[Row]:
+def spec_text(spec: RunSpec) -> str:
+    """Return a whole spec as JSON, sorted, as `RunSpec.from_json` reads it."""
+    values = {each.name: getattr(spec, each.name) for each in dataclasses.fields(spec)}
+    return orjson.dumps(values, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def epoch_rows(history: History, spec: RunSpec, steps: StepTable) -> Iterator[Row]:
     """Yield a row for each epoch of which anything is known; means over the epoch's steps and samples."""
-    by_epoch = {
-        epoch: [w for w in history.windows if w.parts[0].epoch == epoch] for epoch in _epochs(history)
-    }
-    for epoch, windows in by_epoch.items():
-        mine = steps.epoch == epoch
+    for epoch in sorted({*history.windows.epoch.tolist(), *history.epochs, *history.evaluations}):
+        windows = history.windows.of_epoch(epoch)
+        losses = steps.loss[steps.epoch == epoch]
         ends = history.epochs.get(epoch, ())
         evaluations = history.evaluations.get(epoch, ())
+        asynchronous = is_asynchronous(spec)
         yield {
             "epoch": epoch,
-            "steps": sum(window.steps for window in windows),
-            "samples": sum(window.samples for window in windows),
+            "steps": int(windows.steps.sum()),
+            "samples": int(windows.samples.sum()),
             "throughput_samples_s": applied_samples_s(history, epoch)
-            if spec and is_asynchronous(spec)
-            else throughput_samples_s([w for w in windows if w.counted]),
-            "train_loss": _mean(steps.loss[mine]),
-            "train_acc_pct": _mean(steps.acc_pct[mine]),
+            if asynchronous
+            else throughput_samples_s(windows.counted),
+            "train_loss": _mean(losses),
+            "first_loss": _first(losses),
+            "last_loss": _first(losses[::-1]),
+            "train_acc_pct": _mean(steps.acc_pct[steps.epoch == epoch]),
             "evaluation_loss": evaluation_loss(evaluations),
             "acc_pct": accuracy_pct(evaluations),
             "train_s": max((end.train_s for end in ends), default=None),
             "evaluation_s": max((end.evaluation_s for end in ends), default=None),
             "epoch_time_s": epoch_time_s(ends) if ends else None,
-            "peak_mem_mb": peak_mb(
-                [p.peak_memory_bytes for w in windows for p in w.parts] + [e.peak_memory_bytes for e in ends]
-            ),
+            "peak_mem_mb": peak_mb(windows, [end.peak_memory_bytes for end in ends]),
         }
 
 
@@ -184,11 +203,11 @@ def step_frame(tables: Sequence[tuple[Row, StepTable]]) -> pd.DataFrame:
     )
 
 
-def _epochs(history: History) -> list[int]:
-    seen = {window.parts[0].epoch for window in history.windows}
-    return sorted(seen | history.epochs.keys() | history.evaluations.keys())
-
-
 def _mean(values: NDArray[np.float64]) -> float | None:
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else None
+
+
+def _first(values: NDArray[np.float64]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known[0]) if known.size else None

@@ -29,7 +29,7 @@ def disk_bytes(spec: RunSpec, catalog: Catalog) -> int:
 
 def _records(spec: RunSpec, catalog: Catalog) -> int:
     samples = catalog.datasets[spec.dataset].train_samples or spec.dataset_options.get("samples")
-    per_epoch = max(1, samples // spec.global_batch) if samples else None
+    per_epoch = max(1, samples // spec.samples_per_step) if samples else None
     steps = spec.steps or (per_epoch or 0) * (spec.epochs or 0)
     epochs = spec.epochs or (math.ceil(steps / per_epoch) if per_epoch else 0)
     # An epoch's end cuts a window short, and warm-up has windows of its own.

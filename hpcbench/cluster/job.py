@@ -51,7 +51,7 @@ def run_job(plan_path: str) -> None:
         if plan.nodes > 1:
             over_nodes(plan, inbox)
             return
-        with kept_staged(Path(plan.results), plan.runs):
+        with kept_staged(Path(plan.results), plan.runs, inbox.stopped):
             probe_first(work, plan.runs)
             for name, repeat in plan.runs:
                 if inbox.stopped():

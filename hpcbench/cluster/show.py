@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,9 +25,13 @@ SHOWN_LINES = 5
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return where to print: as wide as the terminal, and wide enough for whole lines in a pipe."""
+    """Return where to print: as wide as the terminal, and wide enough for whole lines in a pipe.
+
+    `$COLUMNS` says otherwise, as it does elsewhere.
+    """
     out = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    return out if out.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+    is_told = os.environ.get("COLUMNS", "").isdigit()
+    return out if out.is_terminal or is_told else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
 
 
 def status_view(results: Path, runs: Sequence[RunStatus]) -> RenderableType:

@@ -7,12 +7,14 @@ It does nothing else: whatever goes wrong with the copy, the ranks find and say.
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hpcbench.cluster.stored import read_stored
@@ -20,20 +22,32 @@ from hpcbench.errors import HpcbenchError
 from hpcbench.records.layout import ResultsFolder
 from hpcbench.training.data.stage import stage
 
+STDOUT = 1
+POLL_S = 0.2
+
 
 @contextmanager
-def kept_staged(results: Path, runs: Iterable[tuple[str, int]]) -> Iterator[None]:
-    """Keep what at least two of the runs stage, until the end; a copy still being made is given up then."""
+def kept_staged(
+    results: Path, runs: Iterable[tuple[str, int]], stopped: Callable[[], bool] | None = None
+) -> Iterator[None]:
+    """Keep what at least two of the runs stage, until the end; a copy still being made is given up then.
+
+    With `stopped` it waits for the copies first, unless the job is told to stop: what is measured while one
+    is made, a run or a ceiling, would be measured on a busy machine.
+    """
     holders = [
         subprocess.Popen(
             [sys.executable, "-m", "hpcbench.cluster.staging", source, target],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
         for source, target in _wanted_by_several(ResultsFolder(results), runs)
     ]
     try:
+        if stopped:
+            for holder in holders:
+                _await_copy(holder, stopped)
         yield
     finally:
         for holder in holders:
@@ -42,6 +56,15 @@ def kept_staged(results: Path, runs: Iterable[tuple[str, int]]) -> Iterator[None
             holder.terminate()
         for holder in holders:
             holder.wait()
+            assert holder.stdout is not None
+            holder.stdout.close()
+
+
+def _await_copy(holder: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> None:
+    """Wait until a holder has its copy, or can't make one: both can be read."""
+    assert holder.stdout is not None
+    while not stopped() and not select.select([holder.stdout], [], [], POLL_S)[0]:
+        continue
 
 
 def _wanted_by_several(results: ResultsFolder, runs: Iterable[tuple[str, int]]) -> list[tuple[str, str]]:
@@ -61,6 +84,8 @@ def hold(source: Path, target: Path) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # while it is copied: what is there is removed
     copy = stage(source, target)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with suppress(OSError):  # the job has died
+        os.write(STDOUT, b"\n")
     sys.stdin.read()
     copy.release()
 

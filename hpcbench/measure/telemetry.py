@@ -83,7 +83,10 @@ class NodeMeter:
         self._count += 1
         if self._count % BATCH != 1:
             return None
-        clock = psutil.cpu_freq()
+        try:
+            clock = psutil.cpu_freq()
+        except (OSError, NotImplementedError):
+            return None  # a kernel, or a virtual machine, that has the folder and not the file
         return clock.current if clock else None
 
     def event(self) -> Telemetry | None:

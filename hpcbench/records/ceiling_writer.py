@@ -9,9 +9,8 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from filelock import FileLock
-
 from hpcbench.records.ceilings import SCHEMA, Ceiling
+from hpcbench.records.writer import drop_torn_line
 
 
 def line_of(ceiling: Ceiling, host: str) -> str:
@@ -21,11 +20,13 @@ def line_of(ceiling: Ceiling, host: str) -> str:
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
-    """Add lines, whole and together, and wait until they are on disk; several processes may do so."""
+    """Add lines, whole and together, and wait until they are on disk.
+
+    A line that was cut off is dropped first. One write to the end of the file: two processes of a host, whose
+    file it is, do not mix their lines.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "".join(f"{line}\n" for line in lines)
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=60)
-    with lock, path.open("a", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
+    drop_torn_line(path)
+    with path.open("ab", buffering=0) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode())
         os.fsync(file.fileno())

@@ -113,7 +113,7 @@ class ExchangeAblation(Event):
     """Steps with and without the exchange, in turn, on a copy of the state with the same inputs (rule 7)."""
 
     epoch: int
-    with_exchange_s: list[float]  # one entry a step of this rank
+    with_exchange_s: list[float]  # one entry a step of this rank; with local steps, the mean of a round
     without_exchange_s: list[float]
     wall_s: float
 

@@ -45,18 +45,21 @@ def read_events(path: Path) -> Reading:
         if torn:
             reading.torn += 1
         else:
-            reading.records.append(_record(path, number, line))
+            reading.records.append(record_of(path, number, line))
     return reading
 
 
-def _record(path: Path, number: int, line: Line) -> Record:
+def record_of(path: Path, number: int, line: Line) -> Record:
+    """Return the record of a parsed line, as of today's schema. Raises RecordError for what is none."""
     missing = [key for key in HEADER if key not in line]
     if missing:
         raise RecordError(f"{path}:{number}: a record without {', '.join(missing)}")
     line = _upgrade(path, number, line)
-    cls: Any = EVENTS.get(line["event"])
+    cls: Any = EVENTS.get(line["event"]) if isinstance(line["event"], str) else None
     if cls is None:
         raise RecordError(f"{path}:{number}: unknown event {line['event']!r}")
+    if not isinstance(line["run_id"], str) or not isinstance(line["time_ns"], int):
+        raise RecordError(f"{path}:{number}: {cls.kind}: run_id should be a text and time_ns a whole number")
     header = {key: line.pop(key) for key in HEADER}
     try:
         event = cls(**line)

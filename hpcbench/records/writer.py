@@ -78,13 +78,18 @@ def _null_if_not_finite(value: Any) -> Any:
     return value
 
 
+RECORD_BEGINS = b'{"'  # whatever else a file that a user has named may end with is left alone
+
+
 def drop_torn_line(path: Path) -> None:
-    """Cut a file off behind its last whole line; no file is fine."""
+    """Cut a file off behind its last whole line, if what follows was to be a record; no file is fine."""
     if not path.exists():
         return
     with path.open("r+b") as file:
-        whole, newline, _ = file.read().rpartition(b"\n")
-        file.truncate(len(whole) + len(newline))
+        text = file.read()
+        whole, newline, torn = text.rpartition(b"\n")
+        if torn.startswith(RECORD_BEGINS):
+            file.truncate(len(whole) + len(newline))
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from hpcbench.analysis.audit.findings import Severity
 from hpcbench.analysis.audit.rules import RULES
 from hpcbench.catalog import CATALOG
@@ -110,14 +108,6 @@ COLUMNS = (
     Column(key="findings", cell=findings, priority=1, right=False),
     Column(key="trusted", cell=text("trusted"), priority=13, right=False),
 )
-
-
-def rows_of(frame: pd.DataFrame) -> list[Row]:
-    """Return the rows of a frame as plain values; None where a cell is missing."""
-    columns = {
-        name: [None if pd.isna(value) else value for value in frame[name].tolist()] for name in frame.columns
-    }
-    return [{str(name): values[i] for name, values in columns.items()} for i in range(len(frame))]
 
 
 def columns_with_content(rows: list[Row]) -> list[Column]:

@@ -15,11 +15,11 @@ from hpcbench.analysis.history import State
 from hpcbench.analysis.limits import standings
 from hpcbench.analysis.load import Loaded, load, results_folder
 from hpcbench.analysis.ranking import check_rank_by
+from hpcbench.analysis.rows import plain_rows
 from hpcbench.config.spec import Group
 from hpcbench.errors import InputError, input_error
 from hpcbench.records.layout import ResultsFolder
 from hpcbench.records.writer import write_atomically
-from hpcbench.report.cells import rows_of
 from hpcbench.report.draw import draw_all, remove_others
 from hpcbench.report.extras import with_extras
 from hpcbench.report.files import replace_file, report_folder
@@ -31,6 +31,7 @@ from hpcbench.report.limits import MODEL_BLOCKS, limit_tables, limits_csv
 from hpcbench.report.page import Pictures, Report, incomplete, report_page
 from hpcbench.report.plots.scene import scenes
 from hpcbench.report.statistics import statistics_csv, statistics_of
+from hpcbench.report.steps import keep, known
 from hpcbench.report.studies import study_tables
 from hpcbench.report.tables import to_csv, to_markdown
 from hpcbench.report.words import Words
@@ -67,7 +68,7 @@ def collect(
     spoken = words(lang)
     sources = [results_folder(path) for path in folders]
     with report_folder(sources[-1].report) as report:
-        loaded = load(folders, blocks=MODEL_BLOCKS)
+        loaded = load(folders, blocks=MODEL_BLOCKS, cache=known(report))
         reached = standings(loaded)
         problems = list(loaded.problems)
         groups = _groups(sources, problems)
@@ -76,10 +77,10 @@ def collect(
             loaded.runs, evidence(loaded, groups), rank_by=rank_by, limits=binding
         )
         rows = with_extras(
-            rows_of(ranking.frame), loaded, target_pct=target_pct,
+            plain_rows(ranking.frame), loaded, target_pct=target_pct,
             cost_per_device_hour=cost_per_device_hour, standings=reached,
         )  # fmt: skip
-        found = scenes(loaded, rows, groups, spoken, reached)
+        found = scenes(loaded, rows, groups, spoken, reached, with_steps=pictures)
         sweeps = ", ".join(dict.fromkeys(source.path.resolve().name for source in sources))
         plots = report / "plots"
         drawn = (
@@ -92,7 +93,8 @@ def collect(
             limits=limit_tables(reached, loaded.ceilings, rows, spoken),
             statistics=[each for scene in found if (each := statistics_of(scene, loaded.runs, rank_by))],
         )  # fmt: skip
-        write_atomically(report / "ceilings.csv", limits_csv(reached))
+        if reached:
+            write_atomically(report / "ceilings.csv", limits_csv(reached))
         _write_texts(report, content, drawn, spoken)
     return Collected(
         report=report,
@@ -106,7 +108,7 @@ def collect(
 def _write_texts(report: Path, content: Content, drawn: list[Pictures], spoken: Words) -> None:
     """Write what people read, and the tables for programs; `ranking.csv` last."""
     frame = content.ranking.frame
-    listed = findings_markdown(content.findings, spoken.page["findings"])
+    listed = findings_markdown(content.findings, spoken)
     page = Report(
         ranking=content.ranking, runs=content.loaded.runs, rows=content.rows, findings=listed,
         statistics=content.statistics, studies=content.studies, limits=content.limits, pictures=drawn,
@@ -138,5 +140,5 @@ def _groups(folders: Sequence[ResultsFolder], problems: list[str]) -> list[Group
 
 def _write_frames(report: Path, loaded: Loaded) -> None:
     replace_file(report / "runs.parquet", lambda path: loaded.runs.to_parquet(path, index=False))
-    replace_file(report / "steps.parquet", lambda path: loaded.steps.to_parquet(path, index=False))
     replace_file(report / "epochs.parquet", lambda path: loaded.epochs.to_parquet(path, index=False))
+    keep(report, loaded)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hpcbench.analysis.compare import Change, Compared, Verdict
 from hpcbench.report.cells import NOTHING, number
-from hpcbench.report.tables import encodable, escape
+from hpcbench.report.text import encodable, escape
 
 HEADS = ("experiment", "figure", "old", "new", "change", "95 % interval", "p", "n", "verdict")
 STYLES = {Verdict.REGRESSION: "bold red", Verdict.LOST: "bold red", Verdict.IMPROVEMENT: "green"}

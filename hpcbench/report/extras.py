@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
+from hpcbench.analysis.history import State
 from hpcbench.analysis.limits import Standing
 from hpcbench.analysis.load import Loaded
 from hpcbench.analysis.scaling import speed_ups
@@ -13,6 +16,7 @@ from hpcbench.report.cells import Row
 from hpcbench.report.limits import limit_columns
 
 SECONDS_PER_HOUR = 3600
+MEANS = ("step_p50_s", "step_p90_s", "step_p99_s", "slowest_rank_ratio", "joules_per_sample")
 
 
 def with_extras(
@@ -30,6 +34,7 @@ def with_extras(
     scaled = speed_ups(rows)
     reached = times_to_accuracy(loaded.runs, loaded.epochs, targets(loaded.runs, target_pct))
     told = _folders(loaded)
+    beside = _means(loaded)
     return [
         {
             **row,
@@ -38,11 +43,22 @@ def with_extras(
             "scaling": scaled[name].kind if name in scaled else None,
             "time_to_acc_s": reached.get(name),
             "cost_per_epoch": _cost(row, cost_per_device_hour),
+            **beside.get(name, {}),
             **limit_columns((standings or {}).get(name)),
             "folder": told.get(name),
         }
         for row in rows
     ]
+
+
+def _means(loaded: Loaded) -> dict[str, Row]:
+    """Return the means over finished repeats of figures that the ranking does not have."""
+    done = loaded.runs[loaded.runs["state"] == State.FINISHED.value]
+    means = done.groupby("experiment")[list(MEANS)].mean()
+    return {
+        str(name): {str(column): None if pd.isna(value) else float(value) for column, value in row.items()}
+        for name, row in means.iterrows()
+    }
 
 
 def _folders(loaded: Loaded) -> dict[str, str]:

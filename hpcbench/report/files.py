@@ -37,14 +37,18 @@ def cannot_write(folder: Path, error: OSError) -> InputError:
     )
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Replace a file whole or not at all; `write` gets the path of a temporary one with the same ending."""
+def replace_file(path: Path, write: Callable[[Path], object], *, sync: bool = True) -> None:
+    """Replace a file whole or not at all; `write` gets the path of a temporary one with the same ending.
+
+    Without `sync` nobody waits for the disk: for files that a crash of the machine may cost.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        if sync:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

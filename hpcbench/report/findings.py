@@ -14,11 +14,13 @@ from rich.console import Console
 from rich.text import Text
 
 from hpcbench.analysis.audit.findings import Finding, Scope, Severity
-from hpcbench.report.tables import encodable, escape
+from hpcbench.analysis.audit.rules import RULES
+from hpcbench.report.text import encodable, escape
+from hpcbench.report.words import Words
+from hpcbench.report.words_en import ENGLISH
 
 STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "cyan"}
 COLUMNS = ("severity", "code", "scope", "rows", "message", "advice", "figures")
-ALL_ROWS = "all rows"
 
 
 def findings_json(findings: Sequence[Finding]) -> str:
@@ -72,18 +74,34 @@ def print_findings(findings: Sequence[Finding], console: Console, *, only: Sever
         head = Text.assemble((severity.upper(), STYLES[severity]), "  ", (code, "bold"))
         console.print(head)
         for each in group:
-            row = " ".join(each.rows) or ALL_ROWS
+            row = " ".join(each.rows) or ENGLISH.all_rows
             console.print(Text(encodable(f"  {row}: {each.message}", console)), soft_wrap=True)
         console.print(Text(encodable(f"  -> {advice}", console), style="dim"), soft_wrap=True)
     console.print(Text(summary(findings)))
 
 
-def findings_markdown(findings: Sequence[Finding], title: str) -> str:
-    """Return findings as a section of a report, worst first; nothing where there are none."""
+def rule_texts(words: Words) -> dict[str, tuple[str, str]]:
+    """Return what is wrong and what to do, of each rule, as a language says it."""
+    return {rule.code: (rule.what, rule.advice) for rule in RULES} | words.rules
+
+
+def findings_markdown(findings: Sequence[Finding], words: Words) -> str:
+    """Return findings as a section of a report, worst first; nothing where there are none.
+
+    What was seen stands as the rule states it; in other languages, what is wrong stands before it.
+    """
     if not findings:
         return ""
-    parts = [f"## {escape(title)}\n"]
+    told = rule_texts(words)
+    parts = [f"## {escape(words.page['findings'])}\n"]
     for (severity, code, advice), group in groupby(findings, lambda f: (f.severity, f.code, f.advice)):
-        lines = [f"- {escape(' '.join(each.rows) or ALL_ROWS)}: {escape(each.message)}" for each in group]
-        parts.append(f"**{severity}: {code}.** {escape(advice)}\n\n" + "\n".join(lines) + "\n")
+        what, todo = told.get(code, ("", advice))
+        sentences = [what, todo] if code in words.rules else [todo]
+        lines = [f"- {_rows(each, words)}{words.colon}{escape(each.message)}" for each in group]
+        head = f"**{words.severities[severity]}{words.colon}{code}{words.stop}**"
+        parts.append(f"{head} {escape(words.sentence_space.join(sentences))}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
+
+
+def _rows(finding: Finding, words: Words) -> str:
+    return escape(" ".join(finding.rows) or words.all_rows)

@@ -21,8 +21,9 @@ MODEL_BLOCKS = {name: entry.blocks for name, entry in CATALOG.models.items()}
 WORTH_EXPLAINING = 0.9  # of the prediction: below it the sentence says where the rest goes
 CSV_COLUMNS = (
     "experiment", "limit", "step_s", "predicted_step_s", "of_predicted_pct", "throughput_samples_s",
-    "predicted_samples_s", "compute_s", "fixed_s", "input_s", "exchange_s", "exposed_s", "overlap", "mfu_pct",
-    "compute_ceiling_samples_s", "input_ceiling_samples_s", "extrapolated", "assumed", "left_out", "missing",
+    "predicted_samples_s", "compute_s", "fixed_s", "skew_s", "input_s", "exchange_s", "exposed_s", "overlap",
+    "mfu_pct", "compute_ceiling_samples_s", "input_ceiling_samples_s", "extrapolated", "assumed", "left_out",
+    "missing",
 )  # fmt: skip
 
 
@@ -94,6 +95,7 @@ def _csv_row(standing: Standing) -> dict[str, object]:
         return row | {"missing": predicted.missing}
     return row | {
         "predicted_step_s": predicted.step_s, "compute_s": predicted.compute_s, "fixed_s": predicted.fixed_s,
+        "skew_s": predicted.skew_s,
         "input_s": predicted.input_s, "exchange_s": predicted.exchange_s, "exposed_s": predicted.exposed_s,
         "overlap": predicted.overlap, "extrapolated": predicted.extrapolated,
         "assumed": "; ".join(predicted.assumed), "left_out": "; ".join(predicted.left_out),
@@ -158,11 +160,12 @@ def _links_table(ceilings: Ceilings, words: Words) -> StudyTable | None:
             f"{record.host}: {link.operation} {link.backend}", str(link.ranks),
             number(1e6 * fitted.latency_s),
             number(largest.algbw_bytes_s / 1e9), number(largest.busbw_bytes_s / 1e9), str(len(fitted.lines)),
+            number(fitted.tail),
             _share(fitted.left_out_error), _share(fitted.repeatability),
         ))  # fmt: skip
     heads = (
         said["link"], words.columns["ranks"], said["alpha"], said["algbw"], said["busbw"], said["ranges"],
-        said["left_out"], said["repeatability"],
+        said["tail"], said["left_out"], said["repeatability"],
     )  # fmt: skip
     return StudyTable(said["links"], heads, body) if body else None
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from hpcbench.analysis.history import State
 from hpcbench.analysis.ranking import MEASURES, Ranking
-from hpcbench.report.cells import rows_of
+from hpcbench.analysis.rows import plain_rows
 from hpcbench.report.words import Words
 
 GIGABYTE = 10**9
@@ -91,7 +91,7 @@ def _span(values: list[int]) -> str:
 def _exclusions(ranking: Ranking, runs: pd.DataFrame, words: Words) -> str:
     said = words.methods
     incomplete = int((runs["state"] != State.FINISHED.value).sum())
-    untrusted = [row["experiment"] for row in rows_of(ranking.frame) if row["trusted"] == "no"]
+    untrusted = [row["experiment"] for row in plain_rows(ranking.frame) if row["trusted"] == "no"]
     what = []
     if incomplete:
         what.append(said["incomplete"].format(n=incomplete))

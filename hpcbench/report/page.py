@@ -9,11 +9,13 @@ import pandas as pd
 
 from hpcbench.analysis.history import State
 from hpcbench.analysis.ranking import Ranking
-from hpcbench.report.cells import Row, by_class, rows_of
+from hpcbench.analysis.rows import plain_rows
+from hpcbench.report.cells import Row, by_class
 from hpcbench.report.methods import methods
 from hpcbench.report.statistics import Statistics, statistics_table
 from hpcbench.report.studies import StudyTable
-from hpcbench.report.tables import escape, markdown_table
+from hpcbench.report.tables import markdown_table
+from hpcbench.report.text import escape
 from hpcbench.report.verdict import verdict
 from hpcbench.report.words import Words
 
@@ -104,7 +106,7 @@ def incomplete(runs: pd.DataFrame, words: Words) -> list[str]:
             state=words.states[row["state"]] + (f" ({row['limit']})" if row["limit"] else ""),
             reason="" if row["reason"] is None else f"{words.colon}{row['reason']}",
         )
-        for row in rows_of(rest)
+        for row in plain_rows(rest)
     ]
 
 

@@ -26,7 +26,7 @@ from hpcbench.records.ceiling_files import read_ceilings
 from hpcbench.records.layout import ResultsFolder
 from hpcbench.report.cells import NOTHING, number
 from hpcbench.report.limits import MODEL_BLOCKS
-from hpcbench.report.tables import encodable
+from hpcbench.report.text import encodable
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def summary(found: Sequence[Predicted]) -> list[str]:
     if not errors:
         return ["Nothing of this sweep was measured yet: how far these predictions are off is not known."]
     return [
-        f"{strategy}: step off by {statistics.median(map(abs, values)):.0f} % (median of {len(values)}), "
-        f"{max(values, key=abs):+.0f} % at most"
+        f"{strategy}: step time off by {statistics.median(map(abs, values)):.0f} % "
+        f"(median of {len(values)}), {max(values, key=abs):+.0f} % at most"
         for strategy, values in sorted(errors.items())
     ]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from hpcbench.analysis.columns import FLAG, NUMBER, TEXT, WHOLE
 from hpcbench.analysis.pairs import Pair, compare_all
 from hpcbench.analysis.ranking import MEASURES, baseline, by_block
-from hpcbench.analysis.rows import FLAG, NUMBER, TEXT, WHOLE
 from hpcbench.report.cells import NOTHING, Row, number
 from hpcbench.report.plots.scene import Scene
 from hpcbench.report.studies import StudyTable

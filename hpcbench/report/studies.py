@@ -76,10 +76,11 @@ def _fixed(column: str, decimals: int) -> Callable[[Row], str]:
 
 
 def _looked_up(frame: pd.DataFrame, column: str, decimals: int) -> Callable[[Row], str]:
+    known = frame[column].dropna().to_dict()
+
     def cell(row: Row) -> str:
-        if row["experiment"] not in frame.index or pd.isna(frame.loc[row["experiment"], column]):
-            return NOTHING
-        return f"{float(frame.loc[row['experiment'], column]):.{decimals}f}"
+        value = known.get(row["experiment"])
+        return NOTHING if value is None else f"{float(value):.{decimals}f}"
 
     return cell
 
@@ -119,15 +120,7 @@ def _first_epoch(loaded: Loaded) -> pd.DataFrame:
     """Return training accuracy, first and last loss of the first epoch, means over finished repeats."""
     finished = loaded.runs.loc[loaded.runs["state"] == State.FINISHED.value, "run_id"]
     epochs = loaded.epochs[loaded.epochs["run_id"].isin(finished) & (loaded.epochs["epoch"] == 1)]
-    steps = loaded.steps[loaded.steps["run_id"].isin(finished) & (loaded.steps["epoch"] == 1)]
-    losses = (
-        steps.dropna(subset=["loss"])
-        .sort_values("step", kind="stable")
-        .groupby(["experiment", "run_id"])["loss"]
-    )
-    ends = losses.agg(first_loss="first", last_loss="last").groupby("experiment").mean()
-    accuracy = epochs.groupby("experiment")[["train_acc_pct"]].mean()
-    return accuracy.join(ends, how="outer")
+    return epochs.groupby("experiment")[["train_acc_pct", "first_loss", "last_loss"]].mean()
 
 
 def _last_epoch(loaded: Loaded) -> pd.DataFrame:

@@ -29,6 +29,8 @@ class Words:
     colon: str
     sentence_space: str
     ties: str
+    all_rows: str  # a finding about no row in particular
+    more_columns: str  # of the table on a terminal
     notes: str
     unaudited: str
     ranking: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hpcbench.report.words import Words
+from hpcbench.report.words_limits import LIMITS_EN
 
 ENGLISH = Words(
     html_lang="en",
@@ -26,6 +27,8 @@ ENGLISH = Words(
     stop=".",
     colon=": ",
     sentence_space=" ",
+    all_rows="all rows",
+    more_columns="More columns in ranking.csv: {columns}.",
     ties="A range of ranks is a tie: no difference inside it is supported (docs/report.md).",
     notes="`n` is the number of finished repeats, ± half of the 95 % confidence interval; a range of ranks "
     "is a tie. Ranks hold inside a class only. What every column and picture means stands in docs/report.md.",
@@ -104,6 +107,11 @@ ENGLISH = Words(
         "predicted_samples_s": "predicted {unit}/s",
         "of_predicted_pct": "% of predicted",
         "mfu_pct": "MFU %",
+        "step_p50_s": "step p50 s",
+        "step_p90_s": "step p90 s",
+        "step_p99_s": "step p99 s",
+        "slowest_rank_ratio": "slowest/median rank",
+        "joules_per_sample": "J/{unit}",
     },
     states={
         "finished": "finished",
@@ -157,7 +165,7 @@ ENGLISH = Words(
         "runs": "Runs",
         "methods": "Methods",
         "theme": "Light / dark",
-        "subtitle": "{rows} configurations, {repeats} repeats, {classes} classes",
+        "subtitle": "Configurations: {rows}. Finished repeats: {repeats}. Classes: {classes}.",
         "limits": "What limits it:",
         "limits_line": "of its training time {shares}",
         "share": "{name} takes {share} %",
@@ -230,53 +238,7 @@ ENGLISH = Words(
     },
     severities={"error": "error", "warning": "warning", "note": "note"},
     rules={},
-    limits={
-        "title": "Limits",
-        "note": "Predicted from what this node can do at most, each part measured alone: computing, loading, "
-        "sending (docs/ceilings.md). A star marks a prediction for which a ceiling was carried over from "
-        "another batch or another number of ranks. MFU is counted FLOP over the measured rate of matrix "
-        "products.",
-        "predicted": "predicted {unit}/s",
-        "of_predicted": "% of predicted",
-        "said": "what that says",
-        "limit_compute": "compute",
-        "limit_input": "input",
-        "limit_link": "link",
-        "limit_memory": "memory",
-        "limit_latency": "latency",
-        "limit_evaluation": "evaluation",
-        "binds_compute": "computing takes most of a step",
-        "binds_input": "the loader binds",
-        "binds_link": "moving gradients and parameters takes most of a step",
-        "binds_memory": "memory is full",
-        "binds_latency": "starting operations and messages takes most of a step, not their size",
-        "binds_evaluation": "evaluation takes longer than training",
-        "reached": "{pct} % of the {predicted} {unit}/s that its ceilings predict; {binds}",
-        "excess": "; beyond the prediction a step spends {ms} ms on {what}",
-        "data_wait": "waiting for data",
-        "work": "computing and exchanging",
-        "other": "what no phase names",
-        "unpredicted": "not predicted ({missing}); {binds}",
-        "unmeasured": "no throughput was measured; {binds}",
-        "errors": "How far predictions are off",
-        "runs": "runs",
-        "median_error": "median error of the step time",
-        "largest_error": "largest",
-        "links": "Links",
-        "link": "link",
-        "alpha": "latency µs",
-        "algbw": "algbw GB/s",
-        "busbw": "busbw GB/s",
-        "ranges": "lines",
-        "left_out": "error at left-out sizes",
-        "repeatability": "repeatability",
-        "axis_reached": "Measured throughput (% of predicted)",
-        "of_compute": "% of the compute ceiling alone",
-        "of_input": "% of the input ceiling alone",
-        "extrapolated": "extrapolated",
-        "axis_measured": "Measured step (ms)",
-        "axis_predicted": "Predicted step (ms); grey: within {pct} %",
-    },
+    limits=LIMITS_EN,
     tables={
         "studies": "In the formats of the studies",
         "experiment": "Experiment",

@@ -26,6 +26,7 @@ class LocalSgd(Replicated):
         super().prepare(model, make_optimizer)
         self.broadcast_initial_state(model)
         self.steps_alone = 0
+        self.steps_per_exchange = self.options.local_steps
 
     def update(self, lr: float) -> None:
         """Update alone; average when it is time. The exchange depends on the update, so it counts as one."""

@@ -8,10 +8,12 @@ is what the exchange costs. The state itself takes no part and stays as it is, b
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from statistics import fmean
 
 import torch
 
@@ -25,7 +27,8 @@ from hpcbench.training.schedule import learning_rate
 from hpcbench.training.world import barrier
 
 BATCHES = 8  # the inputs of all steps, in turn
-BLOCK_STEPS = 4  # of one copy, before the other has its turn
+BLOCK_STEPS = 4  # of one copy, or a little more, before the other has its turn
+MOST_STEPS_PER_EXCHANGE = 16  # an exchange that comes more seldom would take too many steps to be seen
 LEAST_BLOCKS, MOST_BLOCKS = 3, 8
 BUDGET_S = 2.0
 
@@ -52,17 +55,24 @@ class Copy:
 
 
 def measure_exchange(
-    training: Training, make_strategy: Callable[[Arithmetic], Strategy], make_optimizer: MakeOptimizer
+    training: Training,
+    make_strategy: Callable[[Arithmetic], Strategy],
+    make_optimizer: MakeOptimizer,
+    example: Batch,
 ) -> None:
-    """Record steps with and without the exchange; nothing where a step can't do without it."""
-    if training.world.training_ranks == 1 or not training.strategy.exchange_can_be_left_out:
+    """Record steps with and without the exchange; nothing where one can't do without it or seldom has it."""
+    strategy = training.strategy
+    if training.world.training_ranks == 1 or not strategy.exchange_can_be_left_out:
+        return
+    if strategy.steps_per_exchange > MOST_STEPS_PER_EXCHANGE:
         return
     began = time.perf_counter()
     with training.session.part("check"):
         before = _fingerprint(training)
         with torch.random.fork_rng(devices=_devices(training)):
             copies = [
-                _copy(training, make_strategy, make_optimizer, silent=silent) for silent in (False, True)
+                _copy(training, make_strategy, make_optimizer, example, silent=silent)
+                for silent in (False, True)
             ]
             with_exchange, without_exchange = _paired(training, copies)
         assert _fingerprint(training) == before, "steps on a copy leave the trained state alone"
@@ -84,15 +94,17 @@ def _paired(training: Training, copies: Sequence[Copy]) -> tuple[list[float], li
     batches = list(training.loader.train(epoch, wanted))
     inputs = cycle(batches)
     lr = learning_rate(training.session.spec, training.plan, training.plan.total_steps - 1)
+    every = training.strategy.steps_per_exchange
+    block_steps = every * math.ceil(BLOCK_STEPS / every)
     times: tuple[list[float], list[float]] = ([], [])
     blocks = 1
     pair = 0
     while pair <= blocks:
-        block = list(islice(inputs, BLOCK_STEPS))
+        block = list(islice(inputs, block_steps))
         for index in (0, 1) if pair % 2 else (1, 0):
             seen = copies[index].steps(block, lr)
             if pair:
-                times[index].extend(seen)
+                times[index].extend(fmean(seen[at : at + every]) for at in range(0, block_steps, every))
             elif index == 0:
                 blocks = _blocks(training, sum(seen))
         pair += 1
@@ -110,6 +122,7 @@ def _copy(
     training: Training,
     make_strategy: Callable[[Arithmetic], Strategy],
     make_optimizer: MakeOptimizer,
+    example: Batch,
     *,
     silent: bool,
 ) -> Copy:
@@ -120,6 +133,7 @@ def _copy(
     strategy = make_strategy(arithmetic)
     strategy.silent = silent
     model = copy.deepcopy(training.strategy.model)
+    strategy.rehearse(model, example)
     if spec.compile:
         model.compile()
     strategy.prepare(model, make_optimizer)

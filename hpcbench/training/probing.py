@@ -6,7 +6,7 @@ It is started like a rank of a run, so that it has the cores, the device and the
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -100,6 +100,7 @@ class _Probe:
     host: str
     device: str
     _datasets: dict[str, Dataset] = field(default_factory=dict)
+    _sizes: dict[Hashable, int] = field(default_factory=dict)
 
     def measure(self, specs: Sequence[RunSpec]) -> None:
         """Measure all that the runs need, each thing once; what is found is written at once."""
@@ -141,8 +142,13 @@ class _Probe:
         return found
 
     def _size_bytes(self, spec: RunSpec) -> int:
+        """Return the bytes of a run's parameters; the model is built once for all runs that have it."""
         dataset, dtype = self._dataset(spec), Arithmetic(spec.precision, self.team.device).dtype
-        return Trained.of(build_model(spec, dataset, torch.device("cpu"), dtype)).size_bytes
+        key = (spec.model, spec.stem, dataset.channels, dataset.classes, dtype)
+        if key not in self._sizes:
+            model = build_model(spec, dataset, torch.device("cpu"), dtype)
+            self._sizes[key] = Trained.of(model).size_bytes
+        return self._sizes[key]
 
     def _measure_link(self, point: LinkPoint, largest_bytes: int) -> None:
         members = self.team.members(point.ranks, point.nodes)

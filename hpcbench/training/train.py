@@ -56,11 +56,12 @@ def run(session: Session) -> None:
         dismiss_servers(world, interrupted=True)
         raise
     note_peak(training)  # what comes now needs memory of its own
+    if spec.save_weights:
+        save_weights(training)  # before steps that may fail, and have nothing to do with them
     if spec.measure_exchange:
         make_optimizer = partial(build_optimizer, spec.optimizer)
-        measure_exchange(training, partial(make_strategy, spec, world), make_optimizer)
-    if spec.save_weights:
-        save_weights(training)
+        example = example_of(training.loader.dataset, spec)
+        measure_exchange(training, partial(make_strategy, spec, world), make_optimizer, example)
     training.loader.dataset.close()
     session.record(_run_finished(training))
     session.writer.sync()

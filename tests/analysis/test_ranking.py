@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from hpcbench.analysis.columns import RANKING
 from hpcbench.analysis.load import load
-from hpcbench.analysis.ranking import COLUMNS, Ranking, rank
+from hpcbench.analysis.ranking import Ranking, rank
 from hpcbench.errors import InputError
 from tests.report.records import Story, Sweep, single, spec
 
@@ -42,7 +43,7 @@ def test_columns_are_those_of_the_contract(sweep: Sweep) -> None:
         "throughput_ci_high, throughput_per_device, best_acc_pct, final_acc_pct, epoch_time_s, total_time_s, "
         "peak_mem_mb, data_wait_pct, exposed_comm_pct, steps_per_epoch, limit, findings, trusted"
     )
-    assert ", ".join(COLUMNS) == contract
+    assert ", ".join(RANKING) == contract
     assert ", ".join(ranked(sweep).frame.columns) == contract
     sweep.repeats(spec(), count=1)
     assert ", ".join(ranked(sweep).frame.columns) == contract

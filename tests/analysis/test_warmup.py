@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcbench.analysis.history import Window, without_cold
+from hpcbench.analysis.history import without_cold
 from hpcbench.analysis.warmup import LARGEST_SHARE, cold_windows
+from hpcbench.analysis.windows import Windows
+from hpcbench.records.columns import FIELDS, StepColumns
 from hpcbench.records.events import Steps
 
 
@@ -35,18 +37,20 @@ def test_at_most_a_quarter_is_left_out(step_s: list[float]) -> None:
     assert 0 <= cold_windows(step_s) <= LARGEST_SHARE * len(step_s)
 
 
-def window(first_step: int, wall_s: float, *, attempt: int = 1, counted: bool = True) -> Window:
+def window(first_step: int, wall_s: float, *, counted: bool = True) -> Steps:
     """Return a window of two steps of one rank."""
-    part = Steps(
+    return Steps(
         epoch=1, first_step=first_step, steps=2, counted=counted, samples=8, wall_s=wall_s, data_wait_s=0.0,
         forward_backward_s=wall_s, exchange_s=0.0, update_s=0.0, other_s=0.0, step_s=[wall_s / 2] * 2, lr=0.1,
     )  # fmt: skip
-    return Window(attempt, (part,))
 
 
 def test_each_attempt_warms_up_by_itself() -> None:
     """A run that goes on in a new process is cold again; what was declared as warm-up stays that."""
     first = [window(0, 9.0, counted=False), window(2, 2.0), *(window(2 * n, 1.0) for n in range(2, 6))]
-    second = [window(12, 3.0, attempt=2), *(window(2 * n, 1.0, attempt=2) for n in range(7, 11))]
-    counted = [each.counted for each in without_cold([*first, *second])]
+    second = [window(12, 3.0), *(window(2 * n, 1.0) for n in range(7, 11))]
+    columns = zip(*([getattr(each, name) for name in FIELDS] for each in [*first, *second]), strict=True)
+    windows = Windows((1,) * len(first) + (2,) * len(second), (StepColumns(tuple(columns)),))
+    counted = [each.counted for each in without_cold(windows)]
+    assert without_cold(windows).counted.first_step.tolist() == [4, 6, 8, 10, 14, 16, 18, 20]
     assert counted == [False, False, True, True, True, True, False, True, True, True, True]

@@ -10,9 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcbench.config.spec import RunSpec
+from hpcbench.records.ceilings import Ceiling
 from hpcbench.records.events import RunFailed, RunFinished
 from tests.audit.judging import errors, findings, group
-from tests.audit.written import TRAIN_SAMPLES, alone, run, write
+from tests.audit.written import TRAIN_SAMPLES, alone, run, telemetry, write
+from tests.ceilings import written as ceilings
 
 NUMBERS = st.fixed_dictionaries(
     {
@@ -67,14 +69,39 @@ def sweeps(draw: st.DrawFn) -> list[tuple[RunSpec, dict[str, Any]]]:
     return [(spec, draw(NUMBERS)) for spec in specs]
 
 
+def ceilings_of(sweep: list[tuple[RunSpec, dict[str, Any]]], headroom: float) -> list[Ceiling]:
+    """Return ceilings of a node on which these runs are possible: each is so much faster alone."""
+    found: list[Ceiling] = []
+    for spec, story in sweep:
+        fastest_s = headroom * story["step_s"] * (1 - story["noise"])
+        same = {"precision": spec.precision, "batch": spec.batch_size, "ranks": spec.ranks}
+        found.append(ceilings.compute(seconds=fastest_s, **same))
+        found.append(ceilings.matrix(precision=spec.precision, ranks=spec.ranks, flop_per_s=1e12 / fastest_s))
+        rate = spec.global_batch / fastest_s
+        found.append(ceilings.loader(batch=spec.batch_size, ranks=spec.ranks, images_per_s=rate))
+        # What a rank waits for in its exchange, 15 % of a step, is more than this.
+        speed = 2 * 4 * ceilings.PARAMETERS / (0.15 * fastest_s)
+        found += [ceilings.link(name, ranks=max(2, spec.ranks), alpha_s=1e-6, bandwidth=speed)
+                  for name in ("all_reduce", "broadcast", "send")]  # fmt: skip
+    # Of runs that share a ceiling the fastest one's counts.
+    return sorted(found, key=lambda each: -min(getattr(each, "step_s", [0.0])))
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(sweeps())
-def test_honest_records_give_no_error(sweep: list[tuple[RunSpec, dict[str, Any]]]) -> None:
-    """Whatever strategies, ranks, batches, windows, warm-up, speeds and noise: nothing is called wrong."""
+@given(sweeps(), st.floats(0.3, 1.0), st.floats(0.0, 0.5))
+def test_honest_records_give_no_error(
+    sweep: list[tuple[RunSpec, dict[str, Any]]], headroom: float, others: float
+) -> None:
+    """Whatever strategies, ranks, batches, windows, warm-up, speeds, noise and ceilings: nothing is wrong."""
+    step_s = min(story["step_s"] for _, story in sweep)
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder) / "r"
         for spec, story in sweep:
-            write(results, spec, **story)
+            # One node: rows of equal batch and ranks are as fast as each other.
+            told = story | {"step_s": step_s, "telemetry": [telemetry(other_cpu_cores=[others] * 10)]}
+            write(results, spec, **told)
+        possible = ceilings_of([(spec, story | {"step_s": step_s}) for spec, story in sweep], headroom)
+        ceilings.write(results / "ceilings" / "n1.jsonl", possible)
         assert errors(findings(results, [group(*(spec.name for spec, _ in sweep))])) == []
 
 

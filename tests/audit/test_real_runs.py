@@ -13,13 +13,14 @@ from rich.console import Console
 
 from hpcbench import cli
 from hpcbench.analysis.audit.findings import Finding, Severity
+from hpcbench.analysis.rows import plain_rows
 from hpcbench.catalog import CATALOG
 from hpcbench.config.load import load_sweep
 from hpcbench.errors import InputError
 from hpcbench.report.audit import audit_results
 from hpcbench.report.collect import collect
 from hpcbench.report.findings import read_findings
-from hpcbench.report.tables import print_ranking
+from hpcbench.report.terminal import print_ranking
 from tests.audit.judging import codes, errors
 
 EXPECTED = {
@@ -96,7 +97,7 @@ def test_the_collector_gives_no_rank_and_says_so(mistakes: Path) -> None:
     ranking = (collected.report / "ranking.md").read_text()
     assert "✗" in ranking and "**error: replicas-diverged.**" in ranking and "manual_all_reduce" in ranking
     out = Console(file=io.StringIO(), width=200)
-    print_ranking(collected, out)
+    print_ranking(plain_rows(collected.ranking), out)
     assert "✗" in out.file.getvalue()
     with (collected.report / "findings.csv").open() as file:
         assert {row["severity"] for row in csv.DictReader(file)} >= {"error", "warning"}

@@ -282,10 +282,31 @@ def test_two_readings_are_an_accident(tmp_path: Path) -> None:
     assert codes(findings(tmp_path / "r"), ROW) == set()
 
 
+def test_workers_of_an_asynchronous_server_are_not_above_what_one_loads(tmp_path: Path) -> None:
+    """Two workers at 2,400 samples/s, where loaders bring 4,000 in all: each update rests on one batch."""
+    options = {"mode": "async"}
+    spec = run(ROW, strategy="ps", servers=1, strategy_options=options, updates_per_step=2)
+    write(tmp_path / "r", spec, staleness=[0] * 75)
+    slow = ceilings.loader(images_per_s=4_000.0)
+    here = [slow, ceilings.compute(flop_per_image=2 * 10**7), ceilings.matrix()]
+    ceilings.write(tmp_path / "r" / "ceilings" / "n1.jsonl", here)
+    assert not {"above-ceiling", "below-floor"} & codes(findings(tmp_path / "r"), ROW)
+
+
 def test_ceilings_of_another_batch_are_not_held_against_a_run(tmp_path: Path) -> None:
     """What was carried over is an extrapolation, and no figure is an error for its sake."""
     held_against(unchanged, ceilings.compute(batch=64, seconds=0.001))(tmp_path / "r")
     assert "above-ceiling" not in codes(findings(tmp_path / "r"), ROW)
+
+
+def test_ceilings_of_another_node_are_not_held_against_a_run(tmp_path: Path) -> None:
+    """A slower node says nothing of what this one can reach."""
+    suspect(unchanged)(tmp_path / "r")
+    slow = [ceilings.compute(seconds=0.1), ceilings.loader(images_per_s=100.0), ceilings.matrix()]
+    ceilings.write(tmp_path / "r" / "ceilings" / "n2.jsonl", slow, host="n2")
+    assert not {"above-ceiling", "below-floor"} & codes(findings(tmp_path / "r"), ROW)
+    ceilings.write(tmp_path / "r" / "ceilings" / "n1.jsonl", slow, host="n1")
+    assert "above-ceiling" in codes(findings(tmp_path / "r"), ROW)
 
 
 def test_a_step_shorter_than_its_multiplications_is_below_its_floor(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class _Writer:
     def __init__(self, results: Path, spec: RunSpec, story: Story) -> None:
         self.folder, self.spec, self.story = ResultsFolder(results), spec, story
         self.rng = random.Random(f"{spec.name} {spec.repeat}")
-        self.per_epoch = TRAIN_SAMPLES // spec.global_batch
+        self.per_epoch = TRAIN_SAMPLES // spec.samples_per_step
         self.at = self.folder.run(spec.name, spec.repeat)
 
     def write(self, change: Change) -> None:

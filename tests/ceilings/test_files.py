@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from hpcbench.cluster.probing import collect_ceilings
 from hpcbench.errors import RecordError
 from hpcbench.records.ceiling_files import newest, read_ceilings
-from hpcbench.records.layout import ResultsFolder
+from hpcbench.records.ceiling_writer import append_lines, line_of
+from hpcbench.records.layout import ResultsFolder, RunFolder
 from tests.ceilings.written import compute, line, link, loader, matrix, node, write
 
 
@@ -36,6 +38,28 @@ def test_a_torn_last_line_is_dropped_and_counted(tmp_path: Path) -> None:
     path.write_text(path.read_text()[:-20])
     reading = read_ceilings(path)
     assert [each.ceiling for each in reading.records] == [compute()] and reading.torn == 1
+
+
+def test_lines_after_a_torn_one_can_be_read(tmp_path: Path) -> None:
+    """Who measures next drops the line that was cut off; what is no record of ours is left alone."""
+    path = write(tmp_path / "c.jsonl", [compute(), loader()])
+    path.write_text(path.read_text()[:-20])
+    append_lines(path, [line_of(matrix(), "n1")])
+    assert [each.ceiling for each in read_ceilings(path).records] == [compute(), matrix()]
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    append_lines(notes, [])
+    assert notes.read_text() == "mine"
+
+
+def test_a_probe_that_was_cut_off_keeps_what_is_whole(tmp_path: Path) -> None:
+    """The torn line of a probe is left out, and nothing is raised."""
+    folder = RunFolder(tmp_path / "probe")
+    path = write(folder.measured(1, 0), [compute(), loader()])
+    path.write_text(path.read_text()[:-20])
+    results = ResultsFolder(tmp_path)
+    assert collect_ceilings(folder, results) == 1
+    assert [each.ceiling for each in read_ceilings(results.ceilings_of("n1")).records] == [compute()]
 
 
 @pytest.mark.parametrize(
@@ -84,3 +108,21 @@ def test_a_line_without_its_header_is_refused(tmp_path: Path) -> None:
     path.write_text('{"ceiling": "matrix_ceiling"}\n')
     with pytest.raises(RecordError, match="without schema, host, time_ns"):
         read_ceilings(path)
+
+
+def test_lines_are_added_behind_whole_ones(tmp_path: Path) -> None:
+    """What was written before stays, but for a line that was cut off; no other file is left beside it."""
+    path = tmp_path / "here" / "node.jsonl"
+    append_lines(path, [line_of(compute(batch=8), "node")])
+    with path.open("a") as file:
+        file.write('{"ceiling":"compute')
+    append_lines(path, [line_of(compute(batch=16), "node"), line_of(loader(), "node")])
+    found = [record.ceiling for record in read_ceilings(path).records]
+    assert found == [compute(batch=8), compute(batch=16), loader()]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_figures_that_are_not_finite_are_no_line() -> None:
+    """A rate that is infinite is refused where it is written, not where it is read."""
+    with pytest.raises(ValueError, match="JSON"):
+        line_of(compute(images_per_s=float("inf")), "node")

@@ -37,6 +37,17 @@ def test_noise_does_not_make_lines() -> None:
     assert found.left_out_error < 0.25
 
 
+def test_a_run_pays_the_mean() -> None:
+    """Where each third message takes ten times as long, lines are of the others, and the tail is told."""
+    fast = fit(link(alpha_s=1e-4))
+    often = fit(link(seconds=[[t, t, 10 * t] for t in (1e-4 + size / 1e9 for size in SIZES)]))
+    assert often.seconds(1000) == pytest.approx(fast.seconds(1000))
+    assert (fast.tail, often.tail) == (pytest.approx(1), pytest.approx(4))
+    once = [[1e-4 + size / 1e9] * 3 for size in SIZES]
+    once[2][0] = 1.0
+    assert fit(link(seconds=once)).tail == pytest.approx(1)
+
+
 def test_alpha_and_bandwidth_are_never_negative() -> None:
     """A link whose large messages are cheaper than linear still has sizes that cost time."""
     odd = link(seconds=[[1e-3 / (1 + k)] for k in range(len(SIZES))])

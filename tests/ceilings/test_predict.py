@@ -8,7 +8,8 @@ import pytest
 
 from hpcbench.analysis.ceilings import Ceilings
 from hpcbench.analysis.predict import Limit, Prediction, Unknown, predict
-from hpcbench.config.spec import RunSpec
+from hpcbench.analysis.project import project
+from hpcbench.config.spec import Input, RunSpec
 from hpcbench.records.ceiling_files import MeasuredCeiling
 from hpcbench.records.ceilings import Ceiling, CopyCheck
 from tests.audit.written import alone, run
@@ -54,10 +55,20 @@ def test_overlap_hides_what_runs_beside_backward_and_nothing_else() -> None:
     assert any("overlap" in each for each in none.left_out) and half.left_out == ()
 
 
+def test_ranks_are_as_slow_as_the_slowest_of_them() -> None:
+    """Every other step takes 20 ms instead of 10: of two ranks one is slow in three steps of four."""
+    uneven = [compute(step_s=[0.010, 0.020] * 20), loader(), link(), link("broadcast"), link("send")]
+    together = predicted(run(), *uneven)
+    assert together.skew_s == pytest.approx(0.0175 - 0.015)
+    assert predicted(run(strategy="local_sgd", strategy_options={"local_steps": 8}), *uneven).skew_s == 0
+    assert predicted(run(strategy="ps", strategy_options={"mode": "async"}), *uneven).skew_s == 0
+    assert predicted(run(strategy="collective"), *node()).skew_s == pytest.approx(0)
+
+
 def test_a_server_is_paid_for_by_all_workers() -> None:
-    """Command, push of n M, update by the server, pull of n M."""
+    """From each of two workers a command and M, then the update by the server, and M to each."""
     found = predicted(run(strategy="ps", servers=1))
-    assert found.exchange_s == pytest.approx(3 * ALPHA + (2 * 2 * M + 64) / SPEED)
+    assert found.exchange_s == pytest.approx(2 * (3 * ALPHA + (2 * M + 64) / SPEED))
     assert found.step_s == pytest.approx(0.010 + found.exchange_s + 64 / 100_000)
 
 
@@ -69,6 +80,32 @@ def test_workers_that_wait_for_nobody_wait_for_a_slow_server() -> None:
     one_by_one = 2 * (3 * ALPHA + (2 * M + 64) / 1e7 + 0.001)
     assert found.step_s == pytest.approx(one_by_one + 64 / 100_000)
     assert found.limit is Limit.LINK
+
+
+def test_workers_that_wait_for_nobody_are_counted_all() -> None:
+    """Async: an update rests on one worker's batch, but in a step each of them trains on its own."""
+    options = {"mode": "async"}
+    spec = run(strategy="ps", servers=1, strategy_options=options, updates_per_step=2)
+    assert spec.global_batch == spec.samples_per_step // 2 == 32
+    found = predicted(spec)
+    assert found.samples_s == pytest.approx(64 / found.step_s)
+    four = next(each for each in project(spec, ceilings(*node())) if each.ranks == 4)
+    assert four.prediction.samples_s == pytest.approx(128 / four.prediction.step_s)
+
+
+def test_a_loader_is_that_of_its_processes_and_batch() -> None:
+    """What was measured with other processes, or batches, stands in and is said to be assumed."""
+    both = ceilings(loader(images_per_s=1_000.0), loader(workers=2, images_per_s=64_000.0))
+    found = both.input(run(input=Input(workers=2)))
+    assert found is not None and (found.seconds, found.serial) == (pytest.approx(0.001), False)
+    assert not found.assumed
+    for spec, why in (
+        (run(input=Input(workers=1)), "loader processes"),
+        (run(), "loader processes"),  # it does not say how many, and both were measured
+        (run(input=Input(workers=2), batch_size=8), "batches of 32"),
+    ):
+        found = both.input(spec)
+        assert found is not None and why in "".join(found.assumed)
 
 
 def test_a_loader_with_processes_works_beside_the_model() -> None:

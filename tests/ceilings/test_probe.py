@@ -117,7 +117,7 @@ def test_cpu_has_no_device_copies(probed: tuple[list[Ceiling], dict[str, Any]]) 
 
 
 def test_sweep_probes_once(lab: Lab) -> None:
-    """The first job measures before its first run, a later one finds that; nothing else stays."""
+    """The first job measures before its first run, a later one of the same recipes finds it; no more."""
     runs = [{"strategy": "single_gpu"}]
     states = lab.submit(write_sweep(lab.folder, runs))
     assert {state.state for state in states.values()} == {"done"}
@@ -157,9 +157,41 @@ def test_failed_probe_fails_no_run(lab: Lab) -> None:
     assert "not all: rank 0: RuntimeError: no probe today" in logs
 
 
+def test_one_recipe_is_added_to_a_file(lab: Lab) -> None:
+    """Without a sweep, ceilings of one recipe are printed and go where --out says, behind what is there."""
+    arguments = ("probe", "--strategy", "single_gpu", "--set", "batch_size=8", "--out", "node.jsonl")
+    done = lab.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert "smallconv on digits, fp32, batch 8, alone" in done.stdout
+    first = read_ceilings(lab.folder / "node.jsonl").records
+    assert [type(each.ceiling) for each in first] == [MatrixCeiling, ComputeCeiling, InputCeiling]
+    assert not (lab.folder / "results").exists()
+    assert lab.run(*arguments).returncode == 0
+    assert len(read_ceilings(lab.folder / "node.jsonl").records) == 2 * len(first)
+
+
+def test_a_strategy_of_one_process_needs_no_more_words(lab: Lab) -> None:
+    """The usual number of ranks is that of the usual strategy, and of no other."""
+    done = lab.run("probe", "--strategy", "single_gpu", "--set", "batch_size=8", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["ceilings"]
+    assert {each["ranks"] for each in told} == {1}
+
+
+def test_a_file_that_cannot_be_written_is_said_at_once(lab: Lab) -> None:
+    """Nothing is measured for a place that takes no ceilings."""
+    (lab.folder / "file").write_text("")
+    begun = lab.folder / "begun"
+    environment = injected(lab.folder / "site", f"if place:\n    open({str(begun)!r}, 'w').close()\n")
+    out = lab.folder / "file" / "c.jsonl"
+    done = lab.run("probe", "--strategy", "single_gpu", "--out", out, **environment)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert not begun.exists()
+
+
 def test_nothing_to_measure_is_said(lab: Lab) -> None:
     """A strategy that trains nothing, or GPUs that are not here, are one message and status 2."""
-    done = lab.run("probe", "--strategy", "noop")
+    done = lab.run("probe", "--strategy", "noop", "--ranks", "2")
     assert done.returncode == 2
     assert "nothing to measure here" in done.stderr
     settings = ("--set", "resources={gpus_per_node: 64}", "--set", "batch_size=1")

@@ -52,6 +52,27 @@ def test_a_copy_that_several_runs_want_stays_between_them(tmp_path: Path, source
     assert not list(disk.iterdir())
 
 
+def test_nothing_is_measured_while_a_copy_is_made(tmp_path: Path, source: Path) -> None:
+    """The first run begins when the copy is there; a job that is told to stop waits for none."""
+    names = ["one", "two"]
+    results = stored_runs(tmp_path, source, names)
+    runs = [(name, 0) for name in names]
+    with kept_staged(results.path, runs, lambda: False):
+        assert list((tmp_path / "disk").glob("*/file"))
+    with kept_staged(results.path, runs, lambda: True):
+        pass
+    assert not list((tmp_path / "disk").glob("*/file"))
+
+
+def test_a_copy_that_can_not_be_made_is_not_waited_for(tmp_path: Path, source: Path) -> None:
+    """The runs find out, and say, what is wrong."""
+    names = ["one", "two"]
+    results = stored_runs(tmp_path, source, names)
+    (tmp_path / "disk").write_text("a file where the folder should be")
+    with kept_staged(results.path, [(name, 0) for name in names], lambda: False):
+        pass
+
+
 def test_a_copy_that_one_run_wants_is_its_own_affair(tmp_path: Path, source: Path) -> None:
     """Nothing is copied ahead of a run that is alone with its data, or whose folder is broken."""
     results = stored_runs(tmp_path, source, ["one", "broken"])

@@ -121,6 +121,20 @@ def test_a_batch_asks_for_clocks_once() -> None:
     assert event.cpu_mhz[1:] == [None] * (BATCH - 1)
 
 
+@pytest.mark.parametrize("error", [NotImplementedError, FileNotFoundError])
+def test_a_clock_that_cannot_be_read_is_not_told(monkeypatch: Any, error: type[Exception]) -> None:
+    """Where the kernel hides its cores' clocks, the rest is read as ever."""
+
+    def hidden() -> None:
+        raise error
+
+    monkeypatch.setattr(psutil, "cpu_freq", hidden)
+    meter = NodeMeter("host", JobProcesses([]), None)
+    meter.read()
+    event = meter.event()
+    assert event is not None and event.cpu_mhz == [None]
+
+
 def test_supervisor_goes_on_behind_a_torn_line(tmp_path: Path) -> None:
     """Telemetry that a full disk has cut off does not break what is written after it."""
     path = tmp_path / "events.a1.node0.jsonl"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pandas as pd
 import pytest
 
 from hpcbench.errors import InputError
+from hpcbench.records import reader
+from hpcbench.records.events import SCHEMA
 from hpcbench.report.collect import Collected, collect
 from tests.report.records import Story, Sweep, single, spec
 
@@ -151,7 +154,7 @@ def test_two_collects_at_once_leave_one_whole_report(two: Sweep) -> None:
         process.join(120)
     assert [process.exitcode for process in processes] == [0, 0]
     left = {path.name for path in two.folder.report.rglob(".*")}
-    assert left <= {".collect.lock"}
+    assert left <= {".collect.lock", ".cache.json"}
     assert len(pd.read_csv(two.folder.report / "ranking.csv")) == 2
 
 
@@ -234,3 +237,41 @@ def test_a_sweep_that_still_runs_is_collected_as_far_as_it_is(two: Sweep) -> Non
     assert "late/r0: unfinished" in page(collected)
     row = collected.ranking.set_index("experiment").loc["late"]
     assert (row["limit"], row["repeats"]) == ("unfinished", 0)
+
+
+def test_the_same_runs_in_two_folders_count_once(tmp_path: Path, two: Sweep) -> None:
+    """A copy of results beside the results adds no repeats, no steps, and says which of them count."""
+    copy = tmp_path / "copy"
+    shutil.copytree(two.folder.path, copy)
+    alone = collect([two.folder.path], pictures=False).ranking
+    merged = collect([two.folder.path, copy], pictures=False)
+    assert merged.ranking["repeats"].tolist() == [3, 3]
+    pd.testing.assert_frame_equal(merged.ranking, alone)
+    assert sum("found twice" in problem for problem in merged.problems) == 6
+    steps = pd.read_parquet(merged.report / "steps.parquet")
+    assert not steps.duplicated(["run_id", "step"]).any() and len(steps) > 100
+
+
+def test_two_schema_versions_in_one_sweep_are_ranked_together(
+    two: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records of an older version are upgraded silently; one of the future costs its repeat and is named."""
+
+    def stored_as(version: int, name: str, repeat: int) -> Path:
+        file = two.folder.run(name, repeat).events(1, 0)
+        text = file.read_text()
+        file.write_text(text.replace(f'"schema":{SCHEMA}', f'"schema":{version}'))
+        return file
+
+    before = collect([two.folder.path], pictures=False).ranking
+    for repeat in range(3):
+        stored_as(SCHEMA - 1, "single_gpu", repeat)
+    monkeypatch.setitem(reader.UPGRADES, SCHEMA - 1, lambda line: line)
+    collected = collect([two.folder.path], pictures=False)
+    pd.testing.assert_frame_equal(collected.ranking, before)
+    assert collected.problems == []
+    file = stored_as(SCHEMA + 1, "ddp_gloo", 2)
+    collected = collect([two.folder.path], pictures=False)
+    assert collected.ranking.set_index("experiment")["repeats"].to_dict() == {"single_gpu": 3, "ddp_gloo": 2}
+    (problem,) = collected.problems
+    assert f"{file}:1" in problem and f"schema {SCHEMA + 1}" in problem and "Update hpcbench" in problem

@@ -165,6 +165,11 @@ def test_a_chinese_report_is_chinese_and_without_a_font_its_pictures_are_english
     collected = collect([sweep.folder.path], lang="zh")
     assert any("fonts-noto-cjk" in problem and "HPCBENCH_FONT" in problem for problem in collected.problems)
     assert "名次" in (collected.report / "ranking.md").read_text()
+    what, advice = LANGUAGES["zh"].rules["too-few-repeats"]
+    for name in ("report.md", "ranking.md", "report.html"):
+        text = (collected.report / name).read_text()
+        assert what in text and advice in text and "警告" in text, name
+        assert "Repeat every run at least three times" not in text, name
     html = (collected.report / "report.html").read_text()
     assert 'lang="zh-CN"' in html and "吞吐量" in html
     assert (collected.report / "ranking.csv").read_text().startswith("rank,rank_high,experiment")

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import io
 import random
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +13,11 @@ from rich.console import Console
 
 from hpcbench.analysis.load import load
 from hpcbench.analysis.ranking import rank
+from hpcbench.analysis.rows import plain_rows
 from hpcbench.report.cells import number
 from hpcbench.report.files import slugs
-from hpcbench.report.tables import print_ranking, read_csv, to_csv
+from hpcbench.report.tables import to_csv
+from hpcbench.report.terminal import print_ranking, read_ranking
 from tests.report.records import Story, Sweep, single, spec
 
 LONG = "collective_gloo_resnet50_bs128x2_cacheTrue_ampTrue"  # 50 characters, as the studies' longest
@@ -33,7 +38,7 @@ def printed(frame: pd.DataFrame, width: int, *, encoding: str = "utf-8", termina
     buffer = io.BytesIO()
     file = io.TextIOWrapper(buffer, encoding=encoding)
     colour = {"force_terminal": True, "color_system": "standard"} if terminal else {}
-    print_ranking(frame, Console(file=file, width=width, **colour))
+    print_ranking(plain_rows(frame), Console(file=file, width=width, **colour))
     file.flush()
     return buffer.getvalue().decode(encoding)
 
@@ -54,6 +59,17 @@ def test_wide_terminals_show_more_columns(frame: pd.DataFrame) -> None:
     assert "best acc %" not in headers[80] and "best acc %" in headers[120]
     for title in ("img/s ±95 %", "img/s/device", "peak MB", "trusted", "limit"):
         assert title in headers[220]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_columns_that_do_not_fit_are_named_below(frame: pd.DataFrame, width: int) -> None:
+    """Every column of the widest table is in the table or in the sentence about the others, once."""
+    wide = printed(frame, 300)
+    assert "More columns" not in wide
+    table, _, rest = printed(frame, width).partition("More columns in ranking.csv: ")
+    titles, shown = (re.split(r" {2,}", each.splitlines()[1].strip()) for each in (wide, table))
+    named = " ".join(rest.split()).partition(". ")[0].split(", ")
+    assert sorted([*shown, *named]) == sorted(titles)
 
 
 def test_a_name_that_never_fits_loses_its_end_and_no_figure(frame: pd.DataFrame) -> None:
@@ -77,11 +93,13 @@ def test_a_console_without_unicode_gets_ascii(frame: pd.DataFrame) -> None:
 
 
 def test_a_stored_ranking_prints_the_same(frame: pd.DataFrame, tmp_path: Path) -> None:
-    """What is read back from ranking.csv is what was ranked, ours or plain pandas' way."""
+    """What is read back from ranking.csv, without pandas, is what was ranked."""
     path = tmp_path / "ranking.csv"
     path.write_text(to_csv(frame))
-    assert printed(read_csv(path), 200) == printed(frame, 200)
-    assert printed(pd.read_csv(path), 200) == printed(frame, 200)
+    assert read_ranking(path) == [
+        {key: value or None if isinstance(value, str) else value for key, value in row.items()}
+        for row in plain_rows(frame)
+    ]
 
 
 def test_markup_in_names_is_text(tmp_path: Path) -> None:
@@ -108,3 +126,11 @@ def test_numbers_keep_three_digits_and_no_more(value: float | None, text: str) -
 def test_slugs_differ_even_where_only_case_or_signs_do() -> None:
     """File names of different texts differ, on file systems that ignore case too."""
     assert slugs(["a/b", "a b", "A-B", "../..", "ok.x=1"]) == ["a-b", "a-b-2", "A-B-3", "unnamed", "ok.x=1"]
+
+
+def test_a_finished_report_is_printed_without_pandas_and_scipy() -> None:
+    """`submit` of what is done prints stored tables; to import what makes them would double its time."""
+    heavy = ("pandas", "scipy", "pyarrow", "matplotlib")
+    code = "import sys, hpcbench.report.terminal, hpcbench.report.findings; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not set(heavy) & set(loaded.split())

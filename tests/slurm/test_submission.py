@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from hpcbench.records import ledger
+from hpcbench.records.ceiling_files import read_ceilings
+from hpcbench.records.ceilings import ComputeCeiling, InputCeiling, LinkCeiling
 from hpcbench.records.events import Check
 from tests.cluster.helpers import eventually
 from tests.slurm.helpers import ClusterLab, long_run
@@ -44,6 +46,24 @@ def test_two_nodes_learn_what_one_learns(lab: ClusterLab) -> None:
         for checks in [lab.events(run, Check, rank=rank)]
     }
     assert len(set(ends.values())) == 1 and ends["one", 0][0] != ends["one", 0][1]
+
+
+def test_each_node_has_its_ceilings(lab: ClusterLab) -> None:
+    """A job on two nodes measures the model and the loader on each, and the link between them, once."""
+    real: dict[str, Any] = {
+        "dataset": "digits", "model": "smallconv", "ranks": 4, "batch_size": 16, "steps": 20,
+        "resources": {"nodes": 2, "time": "00:10:00"}, "strategy": "ddp", "strategy_options": {},
+    }  # fmt: skip
+    lab.queue(lab.sweep({"name": "run"}, repeats=2, **real))
+    lab.all_done(within_s=400)
+    found = {path.stem: read_ceilings(path).records for path in lab.results().ceiling_files()}
+    assert found.keys() == {"n1", "n2"}
+    kinds = {host: Counter(type(each.ceiling) for each in records) for host, records in found.items()}
+    for host in found:
+        assert (kinds[host][ComputeCeiling], kinds[host][InputCeiling]) == (2, 1), host
+    links = [each.ceiling for each in found["n1"] if isinstance(each.ceiling, LinkCeiling)]
+    assert [(link.ranks, link.nodes) for link in links] == [(4, 2)] * 3
+    assert not kinds["n2"][LinkCeiling]
 
 
 def test_an_array_of_two_hundred(lab: ClusterLab) -> None:

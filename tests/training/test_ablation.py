@@ -81,6 +81,12 @@ def test_run_learns_the_same_bits(tmp_path: Path, strategy: str, options: dict[s
         assert finished.train_s < finished.wall_s - event.wall_s
 
 
+def test_copies_begin_as_the_run_does(tmp_path: Path) -> None:
+    """A static graph wants a backward pass that exchanges first, before one of several micro-batches."""
+    options = {"strategy_options": "{static_graph: true}", "accumulation": "2"}
+    assert len(ablations(run(tmp_path / "run", "ddp", measured=True, **options))) == 2
+
+
 def test_difference_is_the_exchange(tmp_path: Path) -> None:
     """Where each all-reduce is slower by a known time, steps with the exchange are longer by all of it."""
     environment = injected(tmp_path / "site", SLOW_ALL_REDUCE)
@@ -89,6 +95,25 @@ def test_difference_is_the_exchange(tmp_path: Path) -> None:
     for event in ablations(folder):
         longer_s = statistics.median(event.with_exchange_s) - statistics.median(event.without_exchange_s)
         assert longer_s > 0.9 * TENSORS * PAUSE_S
+
+
+@pytest.mark.parametrize("local_steps", [3, 8])
+def test_exchange_of_every_few_steps_is_spread_over_them(tmp_path: Path, local_steps: int) -> None:
+    """Ranks that average every k steps pay one exchange in k steps, and not none or one in a median step."""
+    environment = injected(tmp_path / "site", SLOW_ALL_REDUCE.replace("0.003", "0.06"))
+    options = {"strategy_options": f"{{local_steps: {local_steps}}}"}
+    folder = run(tmp_path / "run", "local_sgd", measured=True, environment=environment, **options)
+    told = ablations(folder)
+    assert len(told) == 2
+    for event in told:
+        longer_s = statistics.median(event.with_exchange_s) - statistics.median(event.without_exchange_s)
+        assert 0.9 < longer_s * local_steps / 0.06 < 2
+
+
+def test_exchange_that_comes_too_seldom_is_not_left_out(tmp_path: Path) -> None:
+    """A few steps say nothing of what happens once in a hundred."""
+    options = {"strategy_options": "{local_steps: 100}"}
+    assert not ablations(run(tmp_path / "run", "local_sgd", measured=True, **options))
 
 
 def test_exchange_that_is_a_part_of_the_computation_is_not_left_out(tmp_path: Path) -> None:

@@ -49,6 +49,37 @@ def test_steps_leave_out_what_follows_the_last_one() -> None:
     assert max(times.step_s) < 0.05
 
 
+class CountingMarker(HostMarker):
+    """The host's clock, with a note of when it was waited for."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def mark(self) -> int:
+        """Note the mark."""
+        self.calls.append("mark")
+        return super().mark()
+
+    def wait(self) -> None:
+        """Note the wait."""
+        self.calls.append("wait")
+
+
+def test_window_waits_for_the_device_at_its_ends_only() -> None:
+    """However many steps and phases: nothing waits for the device between the first mark and the last."""
+    marker = CountingMarker()
+    clock = Clock(marker)
+    for _ in range(2):
+        marker.calls.clear()
+        clock.begin()
+        for _ in range(5):
+            for phase in ("data_wait", "forward_backward", "exchange", "update"):
+                clock.enter(phase)
+        clock.enter("other")
+        assert len(clock.end().step_s) == 5
+        assert marker.calls == ["wait", *["mark"] * 23, "wait"]
+
+
 def test_checksum_sees_a_single_bit_and_a_swap() -> None:
     """One changed bit, two swapped values or two swapped tensors change the checksum; a copy does not."""
     weights = {"a": torch.randn(100, dtype=torch.float64), "b": torch.randn(7), "c": torch.tensor(3)}

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from hpcbench.analysis.audit.evidence import Repeat
 from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
 from hpcbench.analysis.ceilings import Ceilings
 from hpcbench.analysis.figures import (
-    applied_samples_s,
     exchanges_after_backward,
-    is_asynchronous,
-    throughput_samples_s,
 )
 from hpcbench.analysis.predict_traffic import Model
 from hpcbench.config.spec import RunSpec
@@ -41,9 +37,7 @@ def above_ceiling(repeat: Repeat, ceilings: Ceilings) -> Observation | None:
 
 
 def _speed(repeat: Repeat) -> float | None:
-    if is_asynchronous(repeat.spec):
-        return applied_samples_s(repeat.history)
-    return throughput_samples_s(repeat.counted)
+    return repeat.figures.throughput_samples_s if repeat.figures else None
 
 
 def _ceilings_of(spec: RunSpec, ceilings: Ceilings) -> Iterable[tuple[str, float, float]]:
@@ -55,7 +49,7 @@ def _ceilings_of(spec: RunSpec, ceilings: Ceilings) -> Iterable[tuple[str, float
         yield "the devices reached alone in their fastest step, without loader and exchange", most, TOLERANCE
     loader = ceilings.input(spec)
     if loader is not None and not loader.assumed:
-        most = spec.global_batch / loader.seconds
+        most = spec.samples_per_step / loader.seconds
         yield "the loader reached alone", most, LOADER_TOLERANCE
 
 
@@ -67,10 +61,10 @@ def below_floor(repeat: Repeat, ceilings: Ceilings) -> Observation | None:
 def _too_fast_to_multiply(repeat: Repeat, ceilings: Ceilings) -> Observation | None:
     speed, spec = _speed(repeat), repeat.spec
     compute, rate = ceilings.compute(spec), ceilings.matrix_flop_per_s(spec)
-    if speed is None or compute is None or rate is None:
+    if not speed or compute is None or rate is None:
         return None
     devices = spec.ranks * (1 if spec.device == "cpu" else spec.devices)
-    measured_s, floor_s = spec.global_batch / speed, _flop(spec, compute.flop) / devices / rate / WINOGRAD
+    measured_s, floor_s = spec.samples_per_step / speed, _flop(spec, compute.flop) / devices / rate / WINOGRAD
     if measured_s * (1 + TOLERANCE) >= floor_s:
         return None
     return Observation(
@@ -89,15 +83,13 @@ def _too_fast_to_send(repeat: Repeat, ceilings: Ceilings) -> Observation | None:
     spec = repeat.spec
     compute = ceilings.compute(spec)
     what = _sent(spec, compute.model) if compute else None
-    steps = sum(window.steps for window in repeat.counted)
-    if what is None or not steps:
+    if what is None or not repeat.figures or not repeat.figures.counted_steps:
         return None
     operation, size_bytes = what
     fastest = _fastest_bytes_s(ceilings, spec, operation)
     if fastest is None:
         return None
-    parts = [(part, len(window.parts)) for window in repeat.counted for part in window.parts]
-    measured_s = math.fsum(part.exchange_s / ranks for part, ranks in parts) / steps
+    measured_s = repeat.figures.phase_s["exchange"] / repeat.figures.counted_steps
     floor_s = size_bytes / fastest
     if measured_s * (1 + TOLERANCE) >= floor_s:
         return None
@@ -120,11 +112,10 @@ def _sent(spec: RunSpec, model: Model) -> tuple[str, float] | None:
 
 def _fastest_bytes_s(ceilings: Ceilings, spec: RunSpec, operation: str) -> float | None:
     """Return the highest algbw of any size and repeat of this link."""
-    ranks = 2 if operation == "send" else spec.ranks
     alike = [
         link for link in ceilings.for_device(spec).each(LinkCeiling)
-        if (link.backend, link.operation, link.ranks) == (spec.backend, operation, ranks)
-        and link.nodes == spec.resources.nodes
+        if (link.backend, link.operation, link.nodes) == (spec.backend, operation, spec.resources.nodes)
+        and (operation == "send" or link.ranks == spec.ranks)
     ]  # fmt: skip
     rates = [
         size / min(seconds)
@@ -151,8 +142,8 @@ RULES = (
         scope=Scope.RUN,
         what="A throughput is higher than the node can reach.",
         when="It is more than 10 % above what the devices reached alone in the fastest step that the probe "
-        "saw, or more than 25 % above what the loader reached alone. Only ceilings that were measured for "
-        "exactly this model, batch, precision and number of ranks count.",
+        "saw, or more than 25 % above what the loader reached alone. Only ceilings that were measured on "
+        "its own node for exactly this model, batch, precision and number of ranks count.",
         advice="Look at how samples are counted and where the clock is read; if both are right, probe again "
         "on an idle machine.",
         source="MEASURING rule 8",

@@ -7,15 +7,10 @@ import statistics
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping
 
-from hpcbench.analysis.audit.evidence import Comparison, Repeat, RunRow, flatten, usual
+from hpcbench.analysis.audit.evidence import Comparison, RunRow, flatten, usual
 from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
 from hpcbench.analysis.audit.foreign import checks
-from hpcbench.analysis.figures import (
-    applied_samples_s,
-    devices,
-    is_asynchronous,
-    throughput_samples_s,
-)
+from hpcbench.analysis.figures import devices
 
 # What says nothing about how a run was done, or differs by its nature.
 NOT_COMPARED = (
@@ -137,19 +132,16 @@ def _kind(row: RunRow) -> Hashable:
     return row.spec.device, row.spec.precision, row.spec.cache
 
 
-def _speed(repeat: Repeat) -> float | None:
-    if is_asynchronous(repeat.spec):
-        return applied_samples_s(repeat.history)
-    return throughput_samples_s(repeat.counted)
-
-
 def _throughput(row: RunRow) -> float | None:
-    values = [v for v in map(_speed, row.repeats) if v is not None]
+    speeds = [repeat.figures.throughput_samples_s for repeat in row.repeats if repeat.figures]
+    values = [speed for speed in speeds if speed is not None]
     return statistics.fmean(values) if values else None
 
 
 def cache_changes_learning(comparison: Comparison) -> Iterable[Observation]:
     """Compare the last accuracies of runs that differ in nothing but their cache."""
+    if all(row.spec.cache == "none" for row in comparison.rows):
+        return
     alike: dict[str, list[RunRow]] = defaultdict(list)
     for row in comparison.rows:
         fields = {path: value for path, value in _fields(row).items() if path != "cache"}

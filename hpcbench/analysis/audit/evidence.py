@@ -8,29 +8,41 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from hpcbench.analysis.audit.findings import Observation
 from hpcbench.analysis.ceilings import Ceilings
-from hpcbench.analysis.figures import accuracy_pct
-from hpcbench.analysis.history import History, State, Window
-from hpcbench.analysis.load import Loaded
+from hpcbench.analysis.figures import Figures, accuracy_pct
+from hpcbench.analysis.history import History, State
+from hpcbench.analysis.windows import Windows
 from hpcbench.config.spec import Group, RunSpec
+
+if TYPE_CHECKING:
+    from hpcbench.analysis.load import Loaded
 
 V = TypeVar("V", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repeat:
-    """One finished repeat of a row."""
+    """One finished repeat of a row.
+
+    Rules about repeats see all of its history while its records are read. What they saw, `observed` by their
+    codes, is kept with the figures and the first losses; rules about rows and comparisons see these, and no
+    windows any more.
+    """
 
     experiment: str
     spec: RunSpec
     history: History
+    figures: Figures | None = None
+    first_losses: tuple[float, ...] = ()
+    observed: Mapping[str, Observation] = field(default_factory=dict)
 
     @property
-    def counted(self) -> list[Window]:
+    def counted(self) -> Windows:
         """The windows that count for speed."""
-        return [window for window in self.history.windows if window.counted]
+        return self.history.windows.counted
 
     def accuracies(self) -> dict[int, float]:
         """Return the validation accuracy after each epoch, in per cent."""
@@ -76,7 +88,13 @@ def evidence(loaded: Loaded, groups: Sequence[Group] = ()) -> Evidence:
     names: dict[str, set[str]] = defaultdict(set)  # as a sweep says it -> as the ranking does
     for experiment, run in loaded.keyed:
         if run.spec is not None and run.history.state is State.FINISHED:
-            repeats[experiment].append(Repeat(experiment=experiment, spec=run.spec, history=run.history))
+            kept = run.digest
+            repeats[experiment].append(
+                Repeat(
+                    experiment=experiment, spec=run.spec, history=run.history, figures=kept.figures,
+                    first_losses=kept.first_losses, observed=kept.observed,
+                )
+            )  # fmt: skip
             names[run.name].add(experiment)
     rows = {name: RunRow(experiment=name, repeats=tuple(found)) for name, found in sorted(repeats.items())}
     return Evidence(

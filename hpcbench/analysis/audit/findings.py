@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hpcbench.analysis.audit.evidence import Comparison, Repeat, RunRow
     from hpcbench.analysis.audit.foreign.table import Table
     from hpcbench.analysis.ceilings import Ceilings
-    from hpcbench.analysis.ranking import Pair
+    from hpcbench.analysis.pairs import Pair
 
 
 class Severity(StrEnum):

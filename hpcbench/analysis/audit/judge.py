@@ -12,7 +12,7 @@ from hpcbench.analysis.audit.findings import Finding, Observation, Rule, Scope, 
 from hpcbench.analysis.audit.foreign.table import Table
 from hpcbench.analysis.audit.rules import RULES
 from hpcbench.analysis.ceilings import Ceilings
-from hpcbench.analysis.limits import of_node
+from hpcbench.analysis.limits import of_own_node
 from hpcbench.analysis.ranking import Ranking, rank
 
 ORDER = tuple(Severity)
@@ -80,7 +80,7 @@ def _comparable(comparisons: Iterable[Comparison]) -> Iterator[Comparison]:
 
 
 def _of_repeats(rule: Rule, row: RunRow, ceilings: Ceilings) -> Observation | None:
-    """Judge each repeat; return the first observation, saying how many repeats are like that."""
+    """Return the first observation of any repeat, saying how many repeats are like that."""
     seen = [
         (repeat.spec.repeat, found)
         for repeat in row.repeats
@@ -95,9 +95,9 @@ def _of_repeats(rule: Rule, row: RunRow, ceilings: Ceilings) -> Observation | No
 
 
 def _of_repeat(rule: Rule, repeat: Repeat, ceilings: Ceilings) -> Observation | None:
-    seen = rule.of_repeat(repeat) if rule.of_repeat else None
+    seen = repeat.observed.get(rule.code)
     if seen is None and rule.of_ceilings and ceilings:
-        seen = rule.of_ceilings(repeat, of_node(repeat.history, ceilings))
+        seen = rule.of_ceilings(repeat, of_own_node(repeat.history, ceilings))
     return seen
 
 

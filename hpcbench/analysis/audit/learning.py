@@ -7,10 +7,11 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from scipy import stats
+import numpy as np
 
 from hpcbench.analysis.audit.evidence import Comparison, Repeat, RunRow
 from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
+from hpcbench.analysis.statistics import t_quantile
 
 SKIPPED_SHARE = 0.01
 SKIPPED_AT_FIRST = 20  # while the scale of the loss is being found, from 2^16 downwards
@@ -18,16 +19,16 @@ TARGET_SHARE = 0.9  # of the reference's best accuracy
 FEWEST_REFERENCES = 3  # repeats; fewer have no spread to speak of
 FEWEST_EPOCHS = 1.0  # accuracies are known once an epoch: no band is narrower
 RELATIVE_BAND = 0.1
-CONFIDENCE = 0.95
 
 
 def non_finite_loss(repeat: Repeat) -> Observation | None:
     """Find losses that are infinite or no number."""
-    windows = [w for w in repeat.history.windows if any(part.non_finite for part in w.parts)]
-    if not windows:
+    windows = repeat.history.windows
+    counts = windows.numbers("non_finite").sum(axis=1)
+    if not counts.any():
         return None
-    first = windows[0]
-    losses = sum(part.non_finite for window in windows for part in window.parts)
+    first = windows[int(np.flatnonzero(counts)[0])]
+    losses = int(counts.sum())
     return Observation(
         message=f"{losses:,} losses are infinite or no number, the first between steps {first.first_step} "
         f"and {first.first_step + first.steps - 1}",
@@ -38,8 +39,8 @@ def non_finite_loss(repeat: Repeat) -> Observation | None:
 def amp_steps_skipped(repeat: Repeat) -> Observation | None:
     """Find runs whose gradients were too often not finite, so that updates were left out."""
     windows = repeat.history.windows
-    skipped = sum(max(part.skipped_updates for part in window.parts) for window in windows)
-    steps = sum(window.steps for window in windows)
+    skipped = int(windows.numbers("skipped_updates").max(axis=1, initial=0).sum())
+    steps = int(windows.steps.sum())
     if skipped <= SKIPPED_AT_FIRST or skipped <= SKIPPED_SHARE * steps:
         return None
     return Observation(
@@ -77,7 +78,7 @@ class Band:
 
     def half_width(self, repeats: int) -> float:
         """Return how far the mean of so many repeats may lie from the reference's (t interval)."""
-        t = float(stats.t.ppf((1 + CONFIDENCE) / 2, self.n - 1))
+        t = t_quantile(self.n - 1)
         spread = t * self.deviation * math.sqrt(1 / self.n + 1 / repeats)
         return max(FEWEST_EPOCHS, RELATIVE_BAND * self.mean, spread)
 

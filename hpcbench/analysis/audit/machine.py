@@ -14,9 +14,9 @@ LOAD_PER_CORE = 1.5
 FEWEST_READINGS = 3  # of telemetry, one a second: fewer are an accident
 OTHERS_SHARE = 0.10  # of the cores; a system at rest needs a hundredth
 # Parts of NVML's reasons. Idle clocks and clocks that an application asked for are no throttling.
-SLOWED = ("thermal", "hw_slowdown", "power_brake")
+SLOWED = ("thermal", "hwslowdown", "powerbrake")
 SLOWED_SHARE = 0.05
-CAPPED = ("power_cap",)
+CAPPED = ("powercap",)
 CAPPED_SHARE = 0.20
 WORKING_PERCENT = 50.0
 SLOW_CLOCK = 0.8
@@ -81,7 +81,11 @@ def _device_throttled(host: str, told: Sequence[Telemetry]) -> Observation | Non
     if len(readings) < FEWEST_READINGS:
         return None
     for device in range(max(map(len, readings))):
-        reasons = [set(reading[device].lower().split("|")) for reading in readings if device < len(reading)]
+        reasons = [
+            set(reading[device].lower().replace("_", "").split("|"))
+            for reading in readings
+            if device < len(reading)
+        ]
         for kind, words, most in (
             ("heat or power supply", SLOWED, SLOWED_SHARE),
             ("power limit", CAPPED, CAPPED_SHARE),

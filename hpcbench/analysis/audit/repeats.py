@@ -5,7 +5,7 @@ from __future__ import annotations
 from hpcbench.analysis.audit.evidence import RunRow
 from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
 from hpcbench.analysis.audit.foreign import checks
-from hpcbench.analysis.ranking import Pair
+from hpcbench.analysis.pairs import Pair
 from hpcbench.analysis.statistics import FEWEST_BLOCKS, MOST_REPEATS
 
 

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from hpcbench.analysis.audit.evidence import Comparison, Repeat
 from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
-from hpcbench.analysis.figures import step_losses
 
 # torch's own and the plain one: where two groups of runs disagree, theirs is taken for right.
 REFERENCES = ("ddp", "single_gpu", "collective")
@@ -86,17 +85,16 @@ def _trust(strategy: str) -> int:
 
 def parity_failed(comparison: Comparison) -> Iterable[Observation]:
     """Compare the first losses of synchronous runs that see the same samples in the same shards."""
-    alike: dict[Hashable, list[tuple[Repeat, list[float]]]] = defaultdict(list)
+    alike: dict[Hashable, list[tuple[Repeat, Sequence[float]]]] = defaultdict(list)
     for row in comparison.rows:
         for repeat in row.repeats:
-            losses = _first_losses(repeat)
-            if _is_exact(repeat) and losses:
-                alike[_same_arithmetic(repeat)].append((repeat, losses))
+            if _is_exact(repeat) and repeat.first_losses:
+                alike[_same_arithmetic(repeat)].append((repeat, repeat.first_losses))
     for runs in alike.values():
         yield from _outliers(runs)
 
 
-def _outliers(runs: Sequence[tuple[Repeat, list[float]]]) -> Iterable[Observation]:
+def _outliers(runs: Sequence[tuple[Repeat, Sequence[float]]]) -> Iterable[Observation]:
     # Each run is given the number of the first one that it agrees with.
     labels = [
         next(j for j, (_, theirs) in enumerate(runs) if _distance(losses, theirs) <= _tolerance(repeat))
@@ -151,13 +149,6 @@ def _apart(first: Sequence[float], second: Sequence[float]) -> list[float]:
 
 def _tolerance(repeat: Repeat) -> float:
     return PARITY_TOLERANCE.get(repeat.spec.precision, REDUCED_TOLERANCE)
-
-
-def _first_losses(repeat: Repeat) -> list[float]:
-    """Return the mean losses of the first steps, none where any of them is unknown."""
-    seen = {step: loss for w in repeat.history.windows[:PARITY_STEPS] for step, loss, _ in step_losses(w)}
-    losses = [seen.get(step) for step in range(min(PARITY_STEPS, len(seen)))]
-    return [loss for loss in losses if loss is not None] if None not in losses else []
 
 
 def _is_exact(repeat: Repeat) -> bool:

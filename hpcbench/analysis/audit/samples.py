@@ -16,10 +16,10 @@ def counted_per_epoch(repeat: Repeat) -> Iterable[tuple[int, int, int]]:
     An epoch drops its remainder: what counts is steps x samples per step, not the size of the training set.
     """
     for epoch, ends in repeat.history.epochs.items():
-        windows = [window for window in repeat.history.windows if window.parts[0].epoch == epoch]
-        steps = sum(window.steps for window in windows)
+        windows = repeat.history.windows.of_epoch(epoch)
+        steps = int(windows.steps.sum())
         if steps and steps == ends[0].steps:
-            yield epoch, sum(window.samples for window in windows), steps * repeat.spec.samples_per_step
+            yield epoch, int(windows.samples.sum()), steps * repeat.spec.samples_per_step
 
 
 def _worst_epoch(repeat: Repeat) -> tuple[int, int, int, float] | None:

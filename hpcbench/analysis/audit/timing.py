@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+
+import numpy as np
 
 from hpcbench.analysis.audit.evidence import Repeat
 from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
 from hpcbench.analysis.audit.foreign import checks
-from hpcbench.analysis.figures import PHASES
-from hpcbench.records.events import Steps
+from hpcbench.analysis.figures import PHASES, busy_s_by_rank
 
 PARTITION_TOLERANCE = 0.02  # MEASURING rule 4
 UNNAMED_SHARE = 0.10
@@ -23,20 +23,20 @@ FEWEST_STEPS = 20  # for percentiles
 STRAGGLER_RATIO = 1.25
 
 
-def _parts(repeat: Repeat) -> list[Steps]:
-    return [part for window in repeat.counted for part in window.parts]
-
-
 def time_unaccounted(repeat: Repeat) -> Observation | None:
     """Find time that no phase and no part of the run has a name for."""
-    for part in _parts(repeat):
-        phases_s = math.fsum(getattr(part, f"{phase}_s") for phase in PHASES)
-        if abs(phases_s - part.wall_s) > PARTITION_TOLERANCE * part.wall_s:
-            return Observation(
-                message=f"the phases of the window at step {part.first_step} add up to {phases_s:.3g} s of "
-                f"{part.wall_s:.3g} s",
-                figures={"phases_s": phases_s, "wall_s": part.wall_s},
-            )
+    windows = repeat.counted
+    wall = windows.numbers("wall_s")
+    phases = sum((windows.numbers(f"{phase}_s") for phase in PHASES), np.zeros(wall.shape))
+    wrong = np.argwhere(np.abs(phases - wall) > PARTITION_TOLERANCE * wall)
+    if len(wrong):
+        place = tuple(wrong[0])
+        phases_s, wall_s = float(phases[place]), float(wall[place])
+        return Observation(
+            message=f"the phases of the window at step {windows.first_step[place[0]]} add up to "
+            f"{phases_s:.3g} s of {wall_s:.3g} s",
+            figures={"phases_s": phases_s, "wall_s": wall_s},
+        )
     ends = repeat.history.finished
     if not ends:
         return None
@@ -53,12 +53,14 @@ def time_unaccounted(repeat: Repeat) -> Observation | None:
 
 def timer_not_synchronised(repeat: Repeat) -> Observation | None:
     """Find clocks that stop before the work is done, so that most of the time lies outside of them."""
-    windows = repeat.counted
-    if windows:
+    wall = repeat.counted.numbers("wall_s")
+    seen = wall > 0
+    if seen.any():
         # Ranks wait for the slowest in `other`: the smallest share is of the one that never waits.
-        blind = [min(part.other_s / part.wall_s for part in w.parts if part.wall_s > 0) for w in windows
-                 if any(part.wall_s > 0 for part in w.parts)]  # fmt: skip
-        share = statistics.median(blind) if blind else 0.0
+        shares = np.divide(
+            repeat.counted.numbers("other_s"), wall, out=np.full(wall.shape, np.inf), where=seen
+        )
+        share = float(np.median(shares.min(axis=1)[seen.any(axis=1)]))
         if share > BLIND_SHARE:
             return Observation(
                 message=f"{share:.0%} of a window's time lies outside the phases of its steps",
@@ -78,19 +80,18 @@ def timer_not_synchronised(repeat: Repeat) -> Observation | None:
 
 def input_bound(repeat: Repeat) -> Observation | None:
     """Find runs that wait for data."""
-    parts = _parts(repeat)
-    wall_s = math.fsum(part.wall_s for part in parts)
+    windows = repeat.counted
+    wall_s = float(windows.numbers("wall_s").sum())
     if not wall_s:
         return None
-    share = math.fsum(part.data_wait_s for part in parts) / wall_s
+    share = float(windows.numbers("data_wait_s").sum()) / wall_s
     if share <= INPUT_SHARE:
         return None
-    samples = sum(window.samples for window in repeat.counted)
-    slowest_s = math.fsum(window.wall_s for window in repeat.counted)
+    samples_s = float(windows.samples.sum() / windows.wall_s.sum())
     return Observation(
-        message=f"{share:.0%} of the time of a step is waiting for data: {samples / slowest_s:,.0f} "
-        f"samples/s, and about {samples / slowest_s / (1 - share):,.0f} without waiting",
-        figures={"data_wait_share": share, "throughput_samples_s": samples / slowest_s},
+        message=f"{share:.0%} of the time of a step is waiting for data: {samples_s:,.0f} "
+        f"samples/s, and about {samples_s / (1 - share):,.0f} without waiting",
+        figures={"data_wait_share": share, "throughput_samples_s": samples_s},
     )
 
 
@@ -110,10 +111,10 @@ def evaluation_dominates(repeat: Repeat) -> Observation | None:
 
 def unstable_steps(repeat: Repeat) -> Observation | None:
     """Find steps of very different length."""
-    steps_s = sorted(step for part in _parts(repeat) for step in part.step_s)
+    steps_s = np.sort(repeat.counted.pooled("step_s"))
     if len(steps_s) < FEWEST_STEPS:
         return None
-    p50, p90 = statistics.median(steps_s), steps_s[math.ceil(0.9 * len(steps_s)) - 1]
+    p50, p90 = float(np.median(steps_s)), float(steps_s[math.ceil(0.9 * len(steps_s)) - 1])
     if p50 <= 0 or p90 <= UNSTABLE_RATIO * p50:
         return None
     return Observation(
@@ -128,8 +129,8 @@ def straggler_rank(repeat: Repeat) -> Observation | None:
     windows = repeat.counted
     if repeat.spec.ranks < 2 or not windows:
         return None
-    ranks = len(windows[0].parts)
-    busy_s = [math.fsum(_busy_s(window.parts, rank) for window in windows) for rank in range(ranks)]
+    busy_s = busy_s_by_rank(windows)
+    ranks = len(busy_s)
     slowest = max(range(ranks), key=busy_s.__getitem__)
     others_s = statistics.median(busy_s[:slowest] + busy_s[slowest + 1 :])
     if others_s <= 0 or busy_s[slowest] <= STRAGGLER_RATIO * others_s:
@@ -139,11 +140,6 @@ def straggler_rank(repeat: Repeat) -> Observation | None:
         "the others",
         figures={"rank": slowest, "ratio": busy_s[slowest] / others_s, "busy_s": busy_s},
     )
-
-
-def _busy_s(parts: Sequence[Steps], rank: int) -> float:
-    """Return what a rank spends before it can wait for others; waiting itself hides in the other phases."""
-    return parts[rank].data_wait_s + parts[rank].forward_backward_s
 
 
 RULES = (

@@ -127,7 +127,7 @@ def lead(plan: JobPlan, here: Here, inbox: Inbox) -> int:
         post.gather(others.hear, MEET_S)
         work = replace(work, others=others)
     runs = here.part_of(plan.runs)
-    with kept_staged(Path(plan.results), runs):
+    with kept_staged(Path(plan.results), runs, inbox.stopped):
         probe_first(work, runs)
         for name, repeat in runs:
             if inbox.stopped() or (work.others and work.others.lost):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-MOST_POINTS = 120  # of a curve over steps: a line of more is noise to the eye
+from hpcbench.analysis.history import State
+from hpcbench.analysis.load import Loaded, Run
+
 DIGITS = 5
 BY_EPOCH = ("train_loss", "acc_pct", "throughput_samples_s", "peak_mem_mb")
 BY_STEP = "step_loss"
@@ -18,38 +22,44 @@ STATISTICS = ("mean", "min", "max")
 Curve = list[list[float | None]]
 
 
-def curves(runs: pd.DataFrame, epochs: pd.DataFrame, steps: pd.DataFrame) -> dict[str, dict[str, Curve]]:
+def curves(loaded: Loaded) -> dict[str, dict[str, Curve]]:
     """Return the curves of each experiment that has any, over its finished repeats."""
-    finished = set(runs.loc[runs["state"] == "finished", "run_id"])
+    runs, epochs = loaded.runs, loaded.epochs
+    finished = set(runs.loc[runs["state"] == State.FINISHED.value, "run_id"])
     found: dict[str, dict[str, Curve]] = {}
     by_epoch = epochs[epochs["run_id"].isin(finished)].astype(dict.fromkeys(BY_EPOCH, "float64"))
     for metric in BY_EPOCH:
         known = by_epoch.dropna(subset=[metric])
         over = known.groupby(["experiment", "epoch"], sort=True)[metric].agg(list(STATISTICS))
         _add(found, metric, over)
-    _add(found, BY_STEP, _by_step(steps[steps["run_id"].isin(finished)]))
+    _add(found, BY_STEP, _by_step(loaded.keyed))
     return found
 
 
-def _by_step(steps: pd.DataFrame) -> pd.DataFrame:
+def _by_step(keyed: Sequence[tuple[str, Run]]) -> pd.DataFrame:
     """Return mean, lowest and highest repeat of the loss, in bins of equally many steps."""
-    known = steps.dropna(subset=["loss"]).astype({"loss": "float64", "step": "int64"})
-    longest = known.groupby("experiment")["step"].transform("max") + 1
-    width = (longest / MOST_POINTS).map(math.ceil) if len(known) else longest
-    middle = known["step"] // width * width + (width + 1) / 2
-    repeats = known.groupby(["experiment", middle.rename("at"), "repeat"], sort=True)["loss"].mean()
-    over: pd.DataFrame = repeats.groupby(["experiment", "at"]).agg(list(STATISTICS))
+    told = [(name, run.digest.curve) for name, run in keyed if run.history.state is State.FINISHED]
+    points = pd.DataFrame(
+        {
+            "experiment": np.repeat([name for name, _ in told], [len(x) for _, (x, _) in told]),
+            "at": [float(each) for _, (x, _) in told for each in x],
+            "loss": [float(each) for _, (_, y) in told for each in y],
+        }
+    )
+    over: pd.DataFrame = points.groupby(["experiment", "at"], sort=True)["loss"].agg(list(STATISTICS))
     return over
 
 
 def _add(found: dict[str, dict[str, Curve]], metric: str, over: pd.DataFrame) -> None:
-    for experiment, part in over.groupby(level=0, sort=False):
-        x = [float(value) for value in part.index.get_level_values(1)]
-        columns = [x, *(part[name].tolist() for name in STATISTICS)]
-        single = columns[2] == columns[3]
-        found.setdefault(str(experiment), {})[metric] = [
-            [_short(value) for value in column] for column in (columns[:2] if single else columns)
-        ]
+    names = over.index.get_level_values(0).tolist()
+    at = over.index.get_level_values(1).tolist()
+    values = [at, *(over[name].tolist() for name in STATISTICS)]
+    columns = [[_short(float(each)) for each in column] for column in values]
+    for experiment, places in groupby(range(len(names)), key=names.__getitem__):
+        first, *rest = places
+        part = slice(first, first + len(rest) + 1)
+        x, mean, low, high = (column[part] for column in columns)
+        found.setdefault(str(experiment), {})[metric] = [x, mean] if low == high else [x, mean, low, high]
 
 
 def _short(value: float) -> float | None:

@@ -13,15 +13,16 @@ import yaml
 
 from hpcbench.analysis.figures import PHASES
 from hpcbench.analysis.history import State
-from hpcbench.analysis.rows import LIFE
+from hpcbench.analysis.rows import LIFE, plain_rows
 from hpcbench.records.layout import RunFolder
-from hpcbench.report.cells import NOTHING, Row, number, rows_of
+from hpcbench.report.cells import NOTHING, Row, number
 from hpcbench.report.methods import steady
 from hpcbench.report.words import Words
 
 LOG_BYTES = 2500
 LOG_LINES = 30
 REPEATED = ("name", "repeat", "seed")  # fields of a spec that say nothing about the configuration
+DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where PyYAML was built with it
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
@@ -52,7 +53,7 @@ def repeats_of(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the page's entries for the repeats of each experiment."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in rows_of(runs):
+    for row in plain_rows(runs):
         found.setdefault(row["experiment"], []).append(_repeat(row, environments, words))
     return found
 
@@ -116,4 +117,5 @@ def log_tail(folder: RunFolder) -> tuple[str, str]:
 
 
 def _yaml(value: dict[str, Any]) -> str:
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110).rstrip()
+    told: str = yaml.dump(value, Dumper=DUMPER, sort_keys=False, allow_unicode=True, width=110)
+    return told.rstrip()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpcbench.analysis.audit.findings import Finding
-from hpcbench.analysis.audit.rules import RULES
+from hpcbench.report.findings import rule_texts
 from hpcbench.report.words import Words
 
 FEW = 12  # findings of a rule that stand open at first
@@ -19,7 +19,7 @@ def rules_of(findings: Sequence[Finding], anchors: Mapping[str, str], words: Wor
     by_code: dict[str, list[Finding]] = {}
     for finding in findings:
         by_code.setdefault(finding.code, []).append(finding)
-    told = {rule.code: (rule.what, rule.advice) for rule in RULES} | words.rules
+    told = rule_texts(words)
     return [_rule(code, told, found, anchors) for code, found in by_code.items()]
 
 

@@ -16,7 +16,8 @@ from hpcbench.analysis.audit.findings import Finding
 from hpcbench.analysis.history import State
 from hpcbench.analysis.load import Loaded
 from hpcbench.analysis.ranking import Ranking
-from hpcbench.report.cells import Row, by_class, rows_of, unit_of
+from hpcbench.analysis.rows import plain_rows
+from hpcbench.report.cells import Row, by_class, unit_of
 from hpcbench.report.html import table
 from hpcbench.report.html.curves import curves, used_metrics
 from hpcbench.report.html.details import environments_of, phase_shares, repeats_of, specs_of
@@ -67,7 +68,7 @@ def _context(content: Content, words: Words) -> dict[str, Any]:
     rules = rules_of(content.findings, anchors, words)
     columns = table.used_columns(rows, several_classes=len(by_class(rows)) > 1)
     environments = environments_of(runs, words)
-    found = curves(runs, content.loaded.epochs, content.loaded.steps)
+    found = curves(content.loaded)
     return {
         "words": _page_words(words, unit_of(rows)),
         "title": words.title.format(sweeps=", ".join(sorted(set(runs["sweep"]))) or "–"),
@@ -153,7 +154,7 @@ def _cards(content: Content, anchors: Mapping[str, str], words: Words) -> list[d
 
 def _limits(experiment: str, runs: pd.DataFrame, words: Words) -> str | None:
     """Say where the training time of an experiment goes, largest share first."""
-    shares = [phase_shares(row) for row in rows_of(runs[runs["experiment"] == experiment])]
+    shares = [phase_shares(row) for row in plain_rows(runs[runs["experiment"] == experiment])]
     known = [each for each in shares if each]
     if not known:
         return None

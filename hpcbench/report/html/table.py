@@ -8,6 +8,7 @@ from typing import Any
 
 from hpcbench.report import cells
 from hpcbench.report.cells import NOTHING, Row, unit_of
+from hpcbench.report.extras import MEANS
 from hpcbench.report.words import Words
 
 
@@ -58,6 +59,7 @@ PAGE_COLUMNS = (
     _number("throughput_per_device", extra=True),
     _fixed("final_acc_pct", 2, extra=True),
     _number("total_time_s", extra=True),
+    *(_number(key, extra=True) for key in MEANS),
     _text("strategy"),
     _text("backend"),
     _text("model"),

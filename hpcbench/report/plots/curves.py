@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from hpcbench.report.cells import Row
@@ -14,6 +16,8 @@ from hpcbench.report.plots.style import COLOURS, GREY, PLOT_IN, figure, name_leg
 
 LINES_PER_PANEL = len(COLOURS)
 PANEL_IN = 2.9
+LINE_WIDTH, STRIPE_WIDTH = 1.4, 1.1  # in points
+COINCIDE = 0.01  # of the height of all curves: closer ones could not be told apart
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,11 @@ def draw_panels(
         mine = range(starts[panel], starts[panel + 1])
         for other in (i for i in range(len(rows)) if i not in mine):
             axes.plot(curves[other].x, curves[other].mean, color=GREY, alpha=0.3, linewidth=0.7, zorder=1)
-        lines = [_draw_curve(axes, curves[i], COLOURS[i - mine.start], marker) for i in mine]
+        widths = line_widths([curves[i] for i in mine])
+        lines = [
+            _draw_curve(axes, curves[i], COLOURS[i - mine.start], marker, width)
+            for i, width in zip(mine, widths, strict=True)
+        ]
         name_legend(axes, lines, [names[i] for i in mine])
         axes.set_ylabel(y_label)
         axes.grid(color="0.92")
@@ -55,15 +63,41 @@ def draw_panels(
     return drawn, list(grid[:, 0])
 
 
+def line_widths(curves: Sequence[Curve]) -> list[float]:
+    """Return the width of each line, drawn in this order: what later ones would hide shows as stripes."""
+    known = [y for curve in curves for y in curve.mean if math.isfinite(y)]
+    near = COINCIDE * (max(known) - min(known)) if known else 0.0
+    return [
+        LINE_WIDTH + STRIPE_WIDTH * sum(_coincide(curve, other, near) for other in curves[place + 1 :])
+        for place, curve in enumerate(curves)
+    ]
+
+
+def height(width: float) -> float:
+    """Return where a line lies, between bands and points: the wider, the further below."""
+    return 3 + LINE_WIDTH / width
+
+
+def _coincide(first: Curve, second: Curve, near: float) -> bool:
+    pairs = zip(first.mean, second.mean, strict=False)
+    return list(first.x) == list(second.x) and all(abs(a - b) <= near for a, b in pairs)
+
+
 def panel_starts(lines: int) -> list[int]:
     """Return where each panel's lines begin, and the end: as even as they can be."""
     panels = -(-lines // LINES_PER_PANEL)
     return [panel * lines // panels for panel in range(panels + 1)]
 
 
-def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str):  # type: ignore[no-untyped-def]
+def _draw_curve(axes: Axes, curve: Curve, colour: str, marker: str, width: float) -> Line2D:
     axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.18, linewidth=0, zorder=2)
     (line,) = axes.plot(
-        curve.x, curve.mean, color=colour, linewidth=1.4, marker=marker, markersize=3.5, zorder=3
+        curve.x,
+        curve.mean,
+        color=colour,
+        linewidth=width,
+        marker=marker,
+        markersize=3.5,
+        zorder=height(width),
     )
     return line

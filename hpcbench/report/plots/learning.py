@@ -47,7 +47,14 @@ def draw_learning(scene: Scene) -> Figure | None:
         x = [int(epoch) * (row["steps_per_epoch"] if in_steps else 1) for epoch in means.index]
         colour = COLOURS[place - starts[panel]]
         panels[panel].plot(
-            x, means.to_list(), color=colour, marker="D", markersize=5, markeredgecolor="black", linestyle=""
+            x,
+            means.to_list(),
+            color=colour,
+            marker="D",
+            markersize=5,
+            markeredgecolor="black",
+            linestyle="",
+            zorder=5,
         )
     length = lengths.pop() if in_steps else 1
     for axes in panels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,6 +13,7 @@ from hpcbench.report.plots.style import GREY
 
 MOST_POINTS = 150  # a line of more is noise to the eye
 MOST_BOUNDARIES = 60
+DECADES = 50  # times the loss that a quarter of the steps are below
 
 
 def draw_loss(scene: Scene) -> Figure | None:
@@ -45,10 +47,20 @@ def draw_loss(scene: Scene) -> Figure | None:
         f"{what}\n{words['band']}; {words['dotted']}",
         words["per_sample"],
     )
+    if spans_decades(scene.steps["loss"]):
+        for axes in panels:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     length = lengths.pop() if len(lengths) == 1 else None
     for axes in panels:
         mark_epochs(axes, length if in_steps else 1)
     return drawn
+
+
+def spans_decades(losses: pd.Series[float]) -> bool:
+    """Say whether a scale from 0 would show most of these as a flat line; a logarithmic one has no 0."""
+    known = losses.dropna()
+    return bool(len(known) and known.min() > 0 and known.max() > DECADES * known.quantile(0.25))
 
 
 def mark_epochs(axes: Axes, length: int | None) -> None:

@@ -9,6 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from hpcbench.report.cells import Row
+from hpcbench.report.plots.curves import Curve, height, line_widths
 from hpcbench.report.plots.scene import Scene
 from hpcbench.report.plots.style import COLOURS, figure, shown
 
@@ -18,6 +19,7 @@ DASHES: tuple[tuple[float, tuple[float, ...]], ...] = ((0, ()), (0, (4, 2)), (0,
 NAMES_PER_ROW = 3
 PANEL_IN = (5.4, 3.1)
 NAME_ROW_IN = 0.24
+HEADROOM = 0.08  # above what is drawn from zero
 
 
 def draw_panels_of(scene: Scene) -> Figure | None:
@@ -33,18 +35,21 @@ def draw_panels_of(scene: Scene) -> Figure | None:
     drawn = figure(PANEL_IN[0] * across, height, f"{scene.words.captions['panels']} – {scene.title}")
     grid = list(drawn.subplots(down, across, squeeze=False).flat)
     for axes, metric in zip(grid, metrics, strict=False):
-        for place, row in enumerate(rows):
-            _draw(axes, scene, row, metric, place)
+        curves = {place: _curve(scene, row, metric) for place, row in enumerate(rows)}
+        curves = {place: curve for place, curve in curves.items() if curve.x}
+        widths = line_widths(list(curves.values()))
+        for (place, curve), width in zip(curves.items(), widths, strict=True):
+            _draw(axes, curve, place, width)
         axes.set_title(scene.words.labels[metric].format(unit=scene.unit), fontsize=10)
         axes.set_xlabel(scene.words.labels["epoch"])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.grid(color="0.92")
         if metric in FROM_ZERO:
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, (1 + HEADROOM) * axes.dataLim.ymax)
     for axes in grid[len(metrics) :]:
         axes.remove()
-    handles = [_look(place) for place in range(len(rows))]
+    handles = [Line2D([], [], linewidth=1.6, **_look(place)) for place in range(len(rows))]
     legend = drawn.legend(
         handles,
         ["?"] * len(rows),
@@ -59,23 +64,21 @@ def draw_panels_of(scene: Scene) -> Figure | None:
     return drawn
 
 
-def _look(place: int) -> Line2D:
-    line = Line2D([], [], color=COLOURS[place % len(COLOURS)], linewidth=1.6)
-    line.set_linestyle(DASHES[place // len(COLOURS) % len(DASHES)])
-    return line
+def _look(place: int) -> dict[str, Any]:
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "linestyle": DASHES[place // len(COLOURS) % len(DASHES)],
+    }
 
 
-def _draw(axes: Any, scene: Scene, row: Row, metric: str, place: int) -> None:
+def _curve(scene: Scene, row: Row, metric: str) -> Curve:
     known = scene.of(row, scene.epochs).dropna(subset=[metric])
-    if known.empty:
-        return
     over = known.groupby("epoch")[metric].agg(["mean", "min", "max"]).astype(float)
-    epochs = [int(epoch) for epoch in over.index]
+    return Curve([int(epoch) for epoch in over.index], *(over[name].to_list() for name in over.columns))
+
+
+def _draw(axes: Any, curve: Curve, place: int, width: float) -> None:
     look = _look(place)
-    axes.fill_between(epochs, over["min"], over["max"], color=look.get_color(), alpha=0.16, linewidth=0)
-    marker = "o" if len(epochs) <= 30 else ""
-    axes.plot(
-        epochs, over["mean"], color=look.get_color(), linestyle=look.get_linestyle(), linewidth=1.4,
-        marker=marker,
-        markersize=3,
-    )  # fmt: skip
+    axes.fill_between(curve.x, curve.low, curve.high, color=look["color"], alpha=0.16, linewidth=0)
+    marker = "o" if len(curve.x) <= 30 else ""
+    axes.plot(curve.x, curve.mean, linewidth=width, marker=marker, markersize=3, zorder=height(width), **look)

@@ -43,7 +43,8 @@ def draw_pareto(scene: Scene) -> Figure | None:
     axes.set_xlim(left=0)
     axes.margins(y=0.12)
     axes.grid(color="0.92")
-    name_legend(axes, [*points, line], [*names, scene.words.labels["pareto"]])
+    shown = [line] if len(front) > 1 else []  # a point alone has no line
+    name_legend(axes, [*points, *shown], [*names, *(scene.words.labels["pareto"] for _ in shown)])
     return drawn
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from hpcbench.analysis.history import State
 from hpcbench.analysis.limits import Standing
 from hpcbench.analysis.load import Loaded
+from hpcbench.analysis.rows import step_frame
 from hpcbench.config.spec import Group
 from hpcbench.report.cells import Row, by_class, unit_of
 from hpcbench.report.words import Words
@@ -48,22 +49,25 @@ class Scene:
 
 def scenes(
     loaded: Loaded, rows: list[Row], groups: Sequence[Group], words: Words,
-    standings: Mapping[str, Standing] | None = None,
+    standings: Mapping[str, Standing] | None = None, *, with_steps: bool = True,
 ) -> list[Scene]:  # fmt: skip
     """Return what to draw: each class, then each group, without what trains nothing or has not finished.
 
+    `with_steps` is for pictures: without, the scenes have no steps, which may be millions.
     A group of all runs of a class stands for the class: nothing is drawn twice.
     """
     usable = loaded.runs[
         (loaded.runs["state"] == State.FINISHED.value) & loaded.runs["rankable"].fillna(False)
     ]
+    steps = loaded.steps if with_steps else step_frame([])
     known = set(usable["experiment"])
     drawn = [row for row in rows if row["experiment"] in known]
     classes = by_class(rows).keys() - {None}
     members_of = by_class(drawn)
     found = [
         replace(
-            _scene(str(label), str(label), members_of.get(label, []), loaded, usable, words), of_class=True
+            _scene(str(label), str(label), members_of.get(label, []), loaded.epochs, steps, usable, words),
+            of_class=True,
         )
         for label in sorted(str(each) for each in classes)
     ]
@@ -75,7 +79,8 @@ def scenes(
             members = [{**row, "rank": None, "rank_high": None} for row in members]
         names = _names(members)
         found = [scene for scene in found if not scene.of_class or not names or _names(scene.rows) != names]
-        found.append(_scene(group.id, f"{group.id}: {group.title}", members, loaded, usable, words))
+        title = f"{group.id}: {group.title}"
+        found.append(_scene(group.id, title, members, loaded.epochs, steps, usable, words))
     return [replace(scene, standings=standings or {}) for scene in found]
 
 
@@ -89,14 +94,14 @@ def _is_named(experiment: str, names: Sequence[str]) -> bool:
 
 
 def _scene(
-    name: str, title: str, rows: list[Row], loaded: Loaded, usable: pd.DataFrame, words: Words
-) -> Scene:
+    name: str, title: str, rows: list[Row], epochs: pd.DataFrame, steps: pd.DataFrame, usable: pd.DataFrame,
+    words: Words,
+) -> Scene:  # fmt: skip
     experiments = [row["experiment"] for row in rows]
     ids = usable.loc[usable["experiment"].isin(experiments), "run_id"]
     return Scene(
         name=name, title=title, rows=rows, runs=usable[usable["run_id"].isin(ids)],
-        epochs=loaded.epochs[loaded.epochs["run_id"].isin(ids)],
-        steps=loaded.steps[loaded.steps["run_id"].isin(ids)], words=words,
+        epochs=epochs[epochs["run_id"].isin(ids)], steps=steps[steps["run_id"].isin(ids)], words=words,
     )  # fmt: skip
 
 

@@ -29,6 +29,7 @@ LONGEST_NAME = 60
 CHARACTER_IN = 0.078  # mean width of a character at the size of names, in inches
 PLOT_IN = 6.5  # width of what is drawn, without names
 DPI = 130
+WIDEST = 1.6  # line of a legend, in points
 
 SETTINGS: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same text widths everywhere
@@ -95,6 +96,8 @@ def name_legend(axes: Axes, lines: list[Line2D], names: list[str]) -> None:
         frameon=False,
         borderaxespad=0,
     )
+    for line in legend.get_lines():
+        line.set_linewidth(min(line.get_linewidth(), WIDEST))
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(shown(name))
 

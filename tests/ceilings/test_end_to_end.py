@@ -1,0 +1,52 @@
+"""From a sweep to limits, really run: its job probes, its report says how far each run is from what binds."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from hpcbench.analysis.predict import Limit
+from hpcbench.report.audit import audit_results
+from hpcbench.report.collect import collect
+from tests.audit.judging import errors
+from tests.ceilings.test_probe import write_sweep
+from tests.cluster.helpers import Lab
+
+RUNS = [
+    {"strategy": "single_gpu"},
+    {"strategy": "ddp", "ranks": 2, "measure_exchange": True},
+    {"strategy": "collective", "ranks": 2, "strategy_options": {"exchange": "per_parameter"}},
+]
+# A machine with other work gives another figure each time; a wrong formula is off by more than this.
+WITHIN = 4.0
+
+
+def rows_of(file: Path) -> dict[str, dict[str, str]]:
+    """Return the lines of a table by experiment."""
+    with file.open() as lines:
+        return {row["experiment"]: row for row in csv.DictReader(lines)}
+
+
+def test_a_sweep_is_held_against_what_its_node_can_do(lab: Lab) -> None:
+    """Every run has a prediction that is not absurd, a limit and an MFU; none is called wrong."""
+    sweep = write_sweep(lab.folder, RUNS, epochs=4, global_batch=64)
+    states = lab.submit(sweep)
+    assert {state.state for state in states.values()} == {"done"}
+    results = lab.results().path
+    report = collect([results], pictures=False).report
+    told = rows_of(report / "ceilings.csv")
+    assert set(told) == {"single_gpu", "ddp", "collective"}
+    for row in told.values():
+        assert 100 / WITHIN < float(row["of_predicted_pct"]) < 100 * WITHIN
+        assert 0 < float(row["mfu_pct"]) < 150
+        assert row["extrapolated"] == "False" and row["missing"] == ""
+    assert 0 <= float(told["ddp"]["overlap"]) <= 1 and told["collective"]["overlap"] == ""
+    limits = pd.read_csv(report / "ranking.csv")["limit"]
+    assert set(limits) <= {each.value for each in Limit}
+    assert errors(audit_results(results)[0]) == []
+    printed = json.loads(lab.run("predict", sweep, "--json").stdout)["runs"]
+    known = {each["name"]: each["error_pct"] for each in printed}
+    assert all(error is not None for error in known.values())
