@@ -62,7 +62,7 @@ def test_global_batch_is_the_same_for_any_number_of_shards(name: str, shards: in
     """The shards of a step, put together, are the global batch of a single process, in the same order."""
     arguments: dict[str, Any] = {}
     if name == "synthetic":
-        arguments = {"global_batch": 8, "seed": 3, "options": SyntheticOptions(samples=100, image_size=8)}
+        arguments = {"samples_per_step": 8, "seed": 3, "options": SyntheticOptions(samples=100, image_size=8)}
     dataset = _dataset(name, **arguments)
     alone = _loader(dataset, 0, 1, 8).train(1, range(4))
     together = [_loader(dataset, shard, shards, 8 // shards).train(1, range(4)) for shard in range(shards)]
@@ -109,7 +109,7 @@ def test_evaluation_counts_every_sample_once(shards: int, batch_size: int) -> No
 def test_synthetic_batches_rotate() -> None:
     """Eight different batches come in turn, and the ninth is the first again."""
     options = SyntheticOptions(samples=1000, image_size=4)
-    dataset = _dataset("synthetic", global_batch=10, seed=0, options=options)
+    dataset = _dataset("synthetic", samples_per_step=10, seed=0, options=options)
     batches = [_whole(step) for step in _loader(dataset, 0, 1, 10).train(0, range(9))]
     assert torch.equal(batches[0], batches[8])
     assert len({batch.sum().item() for batch in batches[:8]}) == 8
