@@ -28,6 +28,7 @@ from hpcbench.records.events import Check, Epoch, Evaluation, Event, ExchangeAbl
 from hpcbench.records.layout import RunFolder
 
 MOST_POINTS = 120  # of a curve over steps: a line of more is noise to the eye
+DIGITS = 7  # of a point: more are not seen, and thousands of curves are cached
 
 # How the events in a history are kept: one, a sequence, or a sequence for each epoch.
 ONE: dict[str, type[Event]] = {"started": RunStarted}
@@ -119,7 +120,7 @@ def _curve(steps: StepTable) -> tuple[Sequence[float], Sequence[float]]:
     width = math.ceil((int(step.max()) + 1) / MOST_POINTS)
     places, which = np.unique(step // width, return_inverse=True)
     means = np.bincount(which, weights=loss) / np.bincount(which)
-    return (places * width + (width + 1) / 2).tolist(), means.tolist()
+    return (places * width + (width + 1) / 2).tolist(), [float(f"{mean:.{DIGITS}g}") for mean in means]
 
 
 def to_json(kept: Digest) -> dict[str, Any]:

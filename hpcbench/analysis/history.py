@@ -143,23 +143,19 @@ def _read_attempts(
 def _check_lists(path: Path, steps: StepColumns) -> None:
     """Raise RecordError where a window does not have one number, or None, for each of its steps."""
     for name in LISTS:
-        known = [(entries, n) for entries, n in zip(steps[name], steps["steps"], strict=True)
-                 if entries is not None or name not in MAY_BE_UNKNOWN]  # fmt: skip
-        if _all_numbers(known):
+        lists = steps[name]
+        if _all_numbers(lists, steps["steps"]):
             continue
-        place = next(i for i, e in enumerate(steps[name])
-                     if not _all_numbers([(e, steps["steps"][i])]) and (e is not None or name not in
-                     MAY_BE_UNKNOWN))  # fmt: skip
-        raise RecordError(
-            f"{path}: window from step {steps['first_step'][place]}: {name} should hold "
-            f"{steps['steps'][place]} numbers"
-        )
+        for entries, number, first in zip(lists, steps["steps"], steps["first_step"], strict=True):
+            unknown = entries is None and name in MAY_BE_UNKNOWN
+            if not unknown and not _all_numbers([entries], [number]):
+                raise RecordError(f"{path}: window from step {first}: {name} should hold {number} numbers")
 
 
-def _all_numbers(lists: Sequence[tuple[Any, int]]) -> bool:
-    if any(type(entries) is not list or len(entries) != n for entries, n in lists):
+def _all_numbers(lists: Sequence[Any], lengths: Sequence[int]) -> bool:
+    if set(map(type, lists)) - {list} or list(map(len, lists)) != list(lengths):
         return False
-    return set(map(type, itertools.chain.from_iterable(e for e, _ in lists))) <= {int, float, NoneType}
+    return set(map(type, itertools.chain.from_iterable(lists))) <= {int, float, NoneType}
 
 
 def _unclaimed(folder: RunFolder, claimed: Collection[int]) -> tuple[str, ...]:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
-from scipy.optimize import nnls
 
 from hpcbench.records.ceilings import LinkCeiling, TransferCeiling
 
@@ -142,6 +141,8 @@ def _lines(sizes: Sequence[float], seconds: Sequence[float], ranges: int) -> tup
 
 def _line(sizes: Sequence[float], seconds: Sequence[float]) -> tuple[float, float, float]:
     """Return (squared relative error, alpha in s, bandwidth in bytes/s)."""
+    from scipy.optimize import nnls  # more than half a second, which the rules' names need not
+
     size, time = np.asarray(sizes), np.asarray(seconds)
     scale = size.max()  # so that both unknowns are seconds
     (alpha, slope), residual = nnls(np.column_stack([1 / time, size / scale / time]), np.ones(len(time)))

@@ -75,7 +75,7 @@ class Run:
         """Where the run stands, for messages."""
         return f"{self.name}/r{self.repeat}"
 
-    @property
+    @cached_property
     def configuration(self) -> str:
         """What all repeats of a run have in common and no other run has."""
         return dataclasses.replace(self.spec, seed=0).run_id if self.spec else ""

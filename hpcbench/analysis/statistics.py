@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +30,7 @@ Numbers = NDArray[np.float64]
 CONFIDENCE = 0.95
 FEWEST_BLOCKS = 3  # below this no difference is claimed (MEASURING rule 11: three repeats are the default)
 POWER = 0.8  # of the design that `repeats_needed` proposes (Cohen 1988, section 2.4)
+MOST_BORROWED = 2.0  # degrees of freedom out of other pairs, for each of a pair's own
 FEWEST_VARIANCES = 3  # from fewer pairs nothing is learnt about how variances vary
 MOST_REPEATS = 100  # nobody runs more: beyond it the answer is "not to be told apart"
 
@@ -51,7 +51,8 @@ def estimate(values: Sequence[float]) -> Estimate:
     mean = math.fsum(values) / n
     if n < 2:
         return Estimate(mean, None, None, n)
-    half = t_quantile(n - 1) * statistics.stdev(values) / math.sqrt(n)
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    half = t_quantile(n - 1) * deviation / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)
 
 
@@ -123,12 +124,15 @@ def prior_of(variances: Numbers, freedom: Numbers) -> Prior:
 def moderate(
     prior: Prior, variances: Numbers, freedom: Numbers, most_freedom: float
 ) -> tuple[Numbers, Numbers]:
-    """Return variances moved towards the prior's, and their degrees of freedom, at most `most_freedom`."""
-    total = np.maximum(freedom, np.minimum(freedom + prior.freedom, most_freedom))
-    if math.isinf(prior.freedom):
-        return np.full_like(variances, prior.variance), total
-    whole = prior.freedom * prior.variance + freedom * variances
-    return whole / (prior.freedom + freedom), total
+    """Return variances moved towards the prior's, and their degrees of freedom, at most `most_freedom`.
+
+    The prior counts at most MOST_BORROWED times as much as a pair's own repeats: one noisy row among quiet
+    ones would else be taken for quiet.
+    """
+    borrowed = np.minimum(prior.freedom, MOST_BORROWED * freedom)
+    total = np.maximum(freedom, np.minimum(freedom + borrowed, most_freedom))
+    whole = borrowed * prior.variance + freedom * variances
+    return np.where(freedom > 0, whole / np.maximum(borrowed + freedom, 1.0), variances), total
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

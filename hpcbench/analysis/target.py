@@ -38,7 +38,6 @@ def times_to_accuracy(
     first = known.assign(passed_s=passed_s)[reached.fillna(False)].drop_duplicates("run_id")
     times = finished.merge(first[["run_id", "passed_s"]], on="run_id", how="left")
     # A mean over the repeats that made it would favour a run that often does not.
-    means = times.groupby("experiment")["passed_s"].agg(
-        lambda s: s.mean() if s.notna().all() else float("nan")
-    )
-    return {str(name): float(value) for name, value in means.items() if pd.notna(value)}
+    of = times.groupby("experiment")["passed_s"]
+    means = of.mean()[of.count() == of.size()]
+    return {str(name): float(value) for name, value in means.items()}

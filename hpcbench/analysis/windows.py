@@ -11,7 +11,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.records.columns import FIELDS, StepColumns
+from hpcbench.records.columns import FIELDS, StepColumns, taker
 from hpcbench.records.events import Steps
 
 Numbers = NDArray[np.float64]
@@ -86,7 +86,7 @@ class Windows(Sequence[Window]):
         """Return the windows at these places."""
         if list(places) == list(range(len(self))):
             return self
-        attempts = tuple(self.attempts[place] for place in places)
+        attempts = taker(places)(self.attempts)
         cold = frozenset(new for new, place in enumerate(places) if place in self.cold)
         return Windows(attempts, tuple(rank.taken(places) for rank in self.ranks), cold)
 
@@ -101,6 +101,10 @@ class Windows(Sequence[Window]):
         """Return the entries of a list of each step, of all windows and ranks; NaN where one is None."""
         lists = itertools.chain.from_iterable(rank[name] for rank in self.ranks)
         return np.array(list(itertools.chain.from_iterable(lists)), dtype=float)
+
+    @cached_property
+    def _by_epoch(self) -> dict[int, Windows]:
+        return {}
 
     @cached_property
     def _derived(self) -> dict[str, Numbers]:
@@ -150,7 +154,9 @@ class Windows(Sequence[Window]):
 
     def of_epoch(self, epoch: int) -> Windows:
         """Return the windows of an epoch."""
-        return self.taken(np.flatnonzero(self.epoch == epoch).tolist())
+        if epoch not in self._by_epoch:
+            self._by_epoch[epoch] = self.taken(np.flatnonzero(self.epoch == epoch).tolist())
+        return self._by_epoch[epoch]
 
     def _whole(self, name: str) -> NDArray[np.int64]:
         return np.array(self.ranks[0][name] if self.ranks else (), dtype=np.int64)

@@ -20,7 +20,7 @@ from hpcbench.cluster.plan import new_job_id
 from hpcbench.cluster.probing import Probe, has_ceilings, measured_lines, probes_for
 from hpcbench.cluster.stored import StoredRun
 from hpcbench.cluster.supervisor import Assignment, supervise
-from hpcbench.config.catalog import Catalog
+from hpcbench.config.catalog import Catalog, Processes
 from hpcbench.config.data import ROOT_VARIABLE, locate_data
 from hpcbench.config.load import load_run, load_sweep
 from hpcbench.config.spec import RunSpec
@@ -48,10 +48,15 @@ class Wanted:
 
 
 def probe(wanted: Wanted, catalog: Catalog) -> int:
-    """Measure, write and print; returns 1 where something could not be measured or a copy arrives broken."""
+    """Measure, write and print; returns 1 where something could not be measured or a copy arrives broken.
+
+    Raises OSError where `out` can't be written, before anything is measured for it.
+    """
     machine = this_machine()
     stored, results = _runs(wanted, catalog, machine)
     probes = probes_for(_possible(stored, machine, catalog))
+    if wanted.out:
+        append_lines(wanted.out, [])
     if somebody_else_runs():
         print("hpcbench: a job is running on this machine: what is measured is no ceiling", file=sys.stderr)
     inbox = Inbox()
@@ -74,9 +79,7 @@ def probe(wanted: Wanted, catalog: Catalog) -> int:
 def _runs(wanted: Wanted, catalog: Catalog, machine: Machine) -> tuple[list[StoredRun], ResultsFolder | None]:
     gpus = len(machine.gpus)
     if wanted.sweep is None:
-        settings = (
-            wanted.settings if _says_strategy(wanted.settings) else [*_usual(machine), *wanted.settings]
-        )
+        settings = [*_usual(machine, wanted.settings, catalog), *wanted.settings]
         spec = load_run(None, catalog, settings=settings, default_gpus_per_node=gpus)
         data = locate_data([], [spec.dataset], catalog, wanted.data, smoke=False)
         return _stored([spec], data), None
@@ -91,14 +94,15 @@ def _runs(wanted: Wanted, catalog: Catalog, machine: Machine) -> tuple[list[Stor
     return _stored(sweep.runs, sweep.data), ResultsFolder((wanted.results / sweep.name).absolute())
 
 
-def _says_strategy(settings: Sequence[str]) -> bool:
-    return any(setting.startswith("strategy=") for setting in settings)
-
-
-def _usual(machine: Machine) -> list[str]:
-    """Return what a run is of whose strategy nothing is said."""
+def _usual(machine: Machine, settings: Sequence[str], catalog: Catalog) -> list[str]:
+    """Return what a run is that nothing is said of. A strategy of one process has no ranks to be said."""
+    said = [each.removeprefix("strategy=") for each in settings if each.startswith("strategy=")]
+    strategy = [] if said else [f"strategy={USUAL_STRATEGY}"]
+    entry = catalog.strategies.get(said[-1]) if said else None
+    if entry and entry.processes in (Processes.ONE, Processes.ONE_MANY_DEVICES):
+        return strategy
     ranks = len(machine.gpus) or min(MOST_USUAL_RANKS, machine.cores)
-    return [f"strategy={USUAL_STRATEGY}", f"ranks={ranks}"]
+    return [*strategy, f"ranks={ranks}"]
 
 
 def _stored(specs: Sequence[RunSpec], data: dict[str, str]) -> list[StoredRun]:

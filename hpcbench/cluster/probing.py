@@ -70,9 +70,15 @@ def probes_for(runs: Iterable[StoredRun]) -> list[Probe]:
     return found
 
 
+def probing_limits_s(runs: Iterable[RunSpec]) -> list[int]:
+    """Return how long each probe before these runs may take, if nothing of them is measured yet."""
+    wanted = [StoredRun(spec=spec) for spec in runs if spec.probe and has_ceilings(spec)]
+    return [probe.stored.spec.resources.time_s for probe in probes_for(wanted)]
+
+
 def probe_first(work: Work, runs: Sequence[tuple[str, int]]) -> None:
     """Measure what this node can do at most, as far as the results do not tell yet."""
-    if work.plan.shared:
+    if work.plan.shared or work.plan.array:
         return  # somebody else may be at work: what is measured then is no ceiling
     results = ResultsFolder(Path(work.plan.results))
     try:

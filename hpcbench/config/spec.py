@@ -211,7 +211,7 @@ class RunSpec:
         """Processes of the run: training ranks and servers."""
         return self.ranks + self.servers
 
-    @property
+    @cached_property
     def recipe(self) -> str:
         """The class that a ranking compares inside: what is learnt, whichever way."""
         learnt = _without(_said(self), NOT_IDENTITY, NOT_RECIPE)
@@ -242,17 +242,14 @@ NOT_RECIPE = (
 
 
 @cache
-def _hints(cls: Any) -> dict[str, Any]:
-    return get_type_hints(cls)
+def _parts(cls: Any) -> dict[str, Any]:
+    """Return the fields that are dataclasses themselves."""
+    return {name: kind for name, kind in get_type_hints(cls).items() if dataclasses.is_dataclass(kind)}
 
 
 def _build(cls: Any, data: dict[str, Any]) -> Any:
-    hints = _hints(cls)
-    values = {
-        key: _build(hints[key], value) if dataclasses.is_dataclass(hints.get(key)) else value
-        for key, value in data.items()
-    }
-    return cls(**values)
+    parts = {name: _build(kind, data[name]) for name, kind in _parts(cls).items() if name in data}
+    return cls(**{**data, **parts})
 
 
 def _said(spec: Any) -> dict[str, Any]:

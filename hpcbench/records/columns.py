@@ -9,7 +9,7 @@ the same events and the same errors.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 from hpcbench.records.events import HEADER, SCHEMA, Steps
-from hpcbench.records.lines import SCALARS, Line
+from hpcbench.records.lines import SCALARS
 from hpcbench.records.reader import Record, read_events, record_of
 
 FIELDS = tuple(each.name for each in dataclasses.fields(Steps))
@@ -37,6 +37,16 @@ _ALLOWED = [
 ]
 
 
+def taker(places: Sequence[int]) -> Callable[[Column], Column]:
+    """Return what takes the values at these places: as a slice where they follow each other, as usual."""
+    if not len(places):
+        return lambda column: ()
+    part = slice(places[0], places[-1] + 1)
+    if part.stop - part.start == len(places) and list(places) == list(range(part.start, part.stop)):
+        return lambda column: column[part]
+    return lambda column: tuple(column[place] for place in places)
+
+
 @dataclass(frozen=True)
 class StepColumns:
     """Windows of one rank, in the order of their lines: a column for each field of `Steps`."""
@@ -51,9 +61,7 @@ class StepColumns:
 
     def taken(self, places: Sequence[int]) -> StepColumns:
         """Return the windows at these places, in this order."""
-        if list(places) == list(range(len(self))):
-            return self
-        return StepColumns(tuple(tuple(column[i] for i in places) for column in self.columns))
+        return StepColumns(tuple(map(taker(places), self.columns)))
 
     @classmethod
     def joined(cls, parts: Iterable[StepColumns]) -> StepColumns:
@@ -107,22 +115,27 @@ _EMPTY: Sequence[Column] = ((),) * (len(_KEYS) - 1)
 def _as_written(path: Path) -> _Found:
     """Return columns (run id, time, fields), the other records, and torn lines."""
     whole, _, tail = path.read_bytes().rpartition(b"\n")
-    windows: list[Line] = []
+    windows, sizes = [], set()
     records = []
-    for number, line in enumerate(map(orjson.loads, whole.split(b"\n")) if whole else (), 1):
+    for number, text in enumerate(whole.split(b"\n") if whole else (), 1):
+        line = orjson.loads(text)
         if line["event"] == Steps.kind:
-            windows.append(line)
+            # What is needed of a line is taken at once: thousands of maps would not stay near the processor.
+            windows.append(_VALUES(line))
+            sizes.add(len(line))
         else:
             records.append(record_of(path, number, line))
+    if sizes - {_KEY_COUNT}:
+        raise _UnusualError
     return _columns(windows), records, 1 if tail else 0
 
 
-def _columns(windows: Sequence[Line]) -> Sequence[Column]:
+def _columns(windows: Sequence[Column]) -> Sequence[Column]:
     if not windows:
         return _EMPTY
-    schemas, *columns = zip(*map(_VALUES, windows), strict=True)
+    schemas, *columns = zip(*windows, strict=True)
     heads = set(map(type, columns[0])), set(map(type, columns[1]))
-    if set(map(len, windows)) != {_KEY_COUNT} or set(schemas) != {SCHEMA} or heads != ({str}, {int}):
+    if set(schemas) != {SCHEMA} or heads != ({str}, {int}):
         raise _UnusualError
     for place, allowed in _ALLOWED:
         if not set(map(type, columns[place + 2])) <= allowed:

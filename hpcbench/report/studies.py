@@ -76,10 +76,11 @@ def _fixed(column: str, decimals: int) -> Callable[[Row], str]:
 
 
 def _looked_up(frame: pd.DataFrame, column: str, decimals: int) -> Callable[[Row], str]:
+    known = frame[column].dropna().to_dict()
+
     def cell(row: Row) -> str:
-        if row["experiment"] not in frame.index or pd.isna(frame.loc[row["experiment"], column]):
-            return NOTHING
-        return f"{float(frame.loc[row['experiment'], column]):.{decimals}f}"
+        value = known.get(row["experiment"])
+        return NOTHING if value is None else f"{float(value):.{decimals}f}"
 
     return cell
 

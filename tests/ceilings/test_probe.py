@@ -170,6 +170,25 @@ def test_one_recipe_is_added_to_a_file(lab: Lab) -> None:
     assert len(read_ceilings(lab.folder / "node.jsonl").records) == 2 * len(first)
 
 
+def test_a_strategy_of_one_process_needs_no_more_words(lab: Lab) -> None:
+    """The usual number of ranks is that of the usual strategy, and of no other."""
+    done = lab.run("probe", "--strategy", "single_gpu", "--set", "batch_size=8", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)["ceilings"]
+    assert {each["ranks"] for each in told} == {1}
+
+
+def test_a_file_that_cannot_be_written_is_said_at_once(lab: Lab) -> None:
+    """Nothing is measured for a place that takes no ceilings."""
+    (lab.folder / "file").write_text("")
+    begun = lab.folder / "begun"
+    environment = injected(lab.folder / "site", f"if place:\n    open({str(begun)!r}, 'w').close()\n")
+    out = lab.folder / "file" / "c.jsonl"
+    done = lab.run("probe", "--strategy", "single_gpu", "--out", out, **environment)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert not begun.exists()
+
+
 def test_nothing_to_measure_is_said(lab: Lab) -> None:
     """A strategy that trains nothing, or GPUs that are not here, are one message and status 2."""
     done = lab.run("probe", "--strategy", "noop", "--ranks", "2")

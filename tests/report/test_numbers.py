@@ -130,8 +130,8 @@ def moderated_by_hand(
         grid = np.geomspace(1e-4, 1e4, 2_000_001)
         half = grid[np.argmin(np.abs(special.polygamma(1, grid) - excess))]
         prior, extra = np.exp(logarithms.mean() + special.digamma(half) - np.log(half)), 2 * half
-    weight = 1.0 if math.isinf(extra) else extra / (extra + 2)
-    moderated = weight * prior + (1 - weight) * variances
+    extra = min(extra, 2 * 2)  # a prior counts at most twice as much as two degrees of freedom
+    moderated = (extra * prior + 2 * variances) / (extra + 2)
     freedom = min(2 + extra, (3 - 1) * (3 - 1))
     return {
         pair: 2 * stats.t.sf(abs(each.mean()) / np.sqrt(variance / 3), freedom)

@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import random
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -124,3 +126,11 @@ def test_numbers_keep_three_digits_and_no_more(value: float | None, text: str) -
 def test_slugs_differ_even_where_only_case_or_signs_do() -> None:
     """File names of different texts differ, on file systems that ignore case too."""
     assert slugs(["a/b", "a b", "A-B", "../..", "ok.x=1"]) == ["a-b", "a-b-2", "A-B-3", "unnamed", "ok.x=1"]
+
+
+def test_a_finished_report_is_printed_without_pandas_and_scipy() -> None:
+    """`submit` of what is done prints stored tables; to import what makes them would double its time."""
+    heavy = ("pandas", "scipy", "pyarrow", "matplotlib")
+    code = "import sys, hpcbench.report.terminal, hpcbench.report.findings; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not set(heavy) & set(loaded.split())

@@ -140,6 +140,8 @@ def _throughput(row: RunRow) -> float | None:
 
 def cache_changes_learning(comparison: Comparison) -> Iterable[Observation]:
     """Compare the last accuracies of runs that differ in nothing but their cache."""
+    if all(row.spec.cache == "none" for row in comparison.rows):
+        return
     alike: dict[str, list[RunRow]] = defaultdict(list)
     for row in comparison.rows:
         fields = {path: value for path, value in _fields(row).items() if path != "cache"}

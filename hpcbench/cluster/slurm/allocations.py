@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hpcbench.cluster.probing import probing_limits_s
 from hpcbench.cluster.profile import Profile
 from hpcbench.cluster.seats import largest_share
 from hpcbench.config.spec import RunSpec
@@ -83,7 +84,9 @@ def shuffled_inside_repeats(runs: Sequence[RunSpec]) -> list[RunSpec]:
 
 def _allocation(runs: Sequence[RunSpec], profile: Profile, cap: int | None, *, array: bool) -> Allocation:
     limits = [spec.resources.time_s for spec in runs]
-    needed = START_S + (max(limits) if array else sum(limits) + BETWEEN_S * (len(runs) - 1))
+    if not array:
+        limits += probing_limits_s(runs)
+    needed = START_S + (max(limits) if array else sum(limits) + BETWEEN_S * (len(limits) - 1))
     return Allocation(
         runs=tuple(runs),
         array=array,
