@@ -32,7 +32,7 @@ def test_two_nodes_learn_what_one_learns(lab: ClusterLab) -> None:
     """The same run on one node and on two reaches the same weights, bit for bit."""
     common: dict[str, Any] = {
         "dataset": "digits", "model": "smallconv", "ranks": 4,
-        "batch_size": 16, "steps": 40, "window_steps": 10,
+        "batch_size": 16, "steps": 40, "window_steps": 10, "probe": False,
     }  # fmt: skip
     one = common | {"name": "one", "resources": {"nodes": 1, "time": "00:05:00"}}
     two = common | {"name": "two", "resources": {"nodes": 2, "time": "00:05:00"}}

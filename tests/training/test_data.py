@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 from hpcbench.strategies.base import Batch, Seat
 from hpcbench.training.data import DATASETS, SyntheticOptions
 from hpcbench.training.data.base import Dataset, Loader
+from hpcbench.training.data.digits import read_rows
 
 CPU = torch.device("cpu")
 
@@ -38,6 +40,14 @@ def test_table_states_the_size_of_the_embedded_data() -> None:
     assert image.shape == (1, entry.channels, entry.image_size, entry.image_size)
 
 
+def test_digits_are_those_of_scikit_learn() -> None:
+    """The file that is read directly holds what scikit-learn's own function returns."""
+    bunch = load_digits()
+    rows = read_rows()
+    assert torch.equal(rows[:, :-1].reshape(-1, 8, 8), torch.from_numpy(bunch.images))
+    assert torch.equal(rows[:, -1].long(), torch.from_numpy(bunch.target).long())
+
+
 def test_digits_are_split_without_overlap() -> None:
     """No image of the validation set is in the training set."""
     dataset = _dataset("digits")
@@ -52,7 +62,7 @@ def test_global_batch_is_the_same_for_any_number_of_shards(name: str, shards: in
     """The shards of a step, put together, are the global batch of a single process, in the same order."""
     arguments: dict[str, Any] = {}
     if name == "synthetic":
-        arguments = {"global_batch": 8, "seed": 3, "options": SyntheticOptions(samples=100, image_size=8)}
+        arguments = {"samples_per_step": 8, "seed": 3, "options": SyntheticOptions(samples=100, image_size=8)}
     dataset = _dataset(name, **arguments)
     alone = _loader(dataset, 0, 1, 8).train(1, range(4))
     together = [_loader(dataset, shard, shards, 8 // shards).train(1, range(4)) for shard in range(shards)]
@@ -99,7 +109,7 @@ def test_evaluation_counts_every_sample_once(shards: int, batch_size: int) -> No
 def test_synthetic_batches_rotate() -> None:
     """Eight different batches come in turn, and the ninth is the first again."""
     options = SyntheticOptions(samples=1000, image_size=4)
-    dataset = _dataset("synthetic", global_batch=10, seed=0, options=options)
+    dataset = _dataset("synthetic", samples_per_step=10, seed=0, options=options)
     batches = [_whole(step) for step in _loader(dataset, 0, 1, 10).train(0, range(9))]
     assert torch.equal(batches[0], batches[8])
     assert len({batch.sum().item() for batch in batches[:8]}) == 8

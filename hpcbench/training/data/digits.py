@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from hpcbench.strategies.base import Batch
@@ -14,6 +16,7 @@ from hpcbench.training.data.base import Dataset
 SPLIT_SEED = 0
 TRAIN_SHARE = 0.8
 BRIGHTEST = 16.0
+SIDE = 8
 
 
 class Digits(Dataset):
@@ -24,9 +27,9 @@ class Digits(Dataset):
     shuffled = True
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        bunch = load_digits()
-        images = torch.from_numpy(bunch.images).unsqueeze(1)  # [samples, 1, 8, 8], 0 to 16
-        labels = torch.from_numpy(bunch.target).long()
+        rows = read_rows()
+        images = rows[:, :-1].reshape(-1, 1, SIDE, SIDE)  # 0 to 16
+        labels = rows[:, -1].long()
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
         images, labels = images[order], labels[order]
         self.train_samples = int(TRAIN_SHARE * len(labels))
@@ -47,6 +50,18 @@ class Digits(Dataset):
     def _take(self, rows: Tensor) -> Batch:
         rows = rows.to(self._labels.device)
         return Batch(self._images[rows], self._labels[rows])
+
+
+def read_rows() -> Tensor:
+    """Read scikit-learn's file: 64 pixels and the label a row, float64.
+
+    Not by its load_digits: importing that takes as long as importing torch, in each process of each run.
+    """
+    found = importlib.util.find_spec("sklearn")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("the digits come with scikit-learn, which is not installed")
+    path = Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    return torch.from_numpy(np.loadtxt(path, delimiter=","))
 
 
 def load(*, device: torch.device, dtype: torch.dtype, **_: Any) -> Digits:

@@ -150,9 +150,11 @@ def sweep_of(folder: Path, engine: Engine, image: str | None = None, **container
         "version": 1,
         "name": "two",
         "container": {"runtime": engine.name, "image": image or engine.image, **container},
-        "defaults": {"dataset": "digits", "batch_size": 32, "epochs": 1, "ranks": 2, "repeats": 1},
+        "defaults": {
+            "dataset": "digits", "batch_size": 32, "epochs": 1, "ranks": 2, "repeats": 1, "probe": False,
+        },
         "runs": [{"strategy": "ddp"}, {"strategy": "collective"}],
-    }
+    }  # fmt: skip
     path = folder / "two.yaml"
     path.write_text(yaml.safe_dump(content))
     return path

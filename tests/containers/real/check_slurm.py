@@ -21,6 +21,7 @@ def test_two_nodes_train_in_the_image(lab: ClusterLab, engine: Engine) -> None:
     """A run over two nodes is done in containers that find each other, and each record has the digest."""
     run = {
         "name": "run", "dataset": "digits", "model": "smallconv", "ranks": 4, "batch_size": 16,
+        "probe": False,
         "resources": TWO_NODES, **image_of(engine),
     }  # fmt: skip
     lab.queue(lab.sweep(run, strategy="ddp", strategy_options={}))
