@@ -29,8 +29,8 @@ from tests.report import records
 from tests.report.records import Story, Sweep, single
 
 RUNS, STEPS, EPOCHS = 1000, 2000, 4
-# Windows of so many steps -> how much processor time of DuckDB's, and what share of that after one run grew, are
-# held now. The aim is 1 and 5 %: to get there the page and the statistics must be made by pieces too.
+# Windows of so many steps -> times DuckDB's processor time, and share of that after one run grew, that are held
+# now. The aim is 1 and 5 %: to get there the page and the statistics must be made by pieces too.
 LIMITS = {10: (2.2, 0.5), 1: (2.0, 0.25)}
 MOST_MB = 1500
 MANY, MANY_S = 10_000, 60
@@ -167,14 +167,15 @@ def test_collect_against_duckdb_reading_the_same_lines(folder: Path, window_step
 
 
 def test_ten_thousand_runs_are_ranked_within_a_minute(folder: Path) -> None:
-    """10,000 runs of 200 steps: `ranking.csv`, and everything else but pictures, in 60 s of two free cores."""
+    """10,000 runs of 200 steps: `ranking.csv`, and everything else but pictures, in 60 s of a core."""
     sweep = many(folder / "sweep", MANY, epochs=EPOCHS, steps=200, window_steps=10)
     found = []
     spent = processor_s(lambda: found.append(collected(sweep)))
     took, peak_mb = found[0]
     rows = len((sweep.folder.report / "ranking.csv").read_text().splitlines()) - 1
     print(
-        f"\n{MANY} runs: {took:.1f} s, {spent:.1f} s of processors, peak {peak_mb:.0f} MB, load {os.getloadavg()[0]:.1f}"
+        f"\n{MANY} runs: {took:.1f} s, {spent:.1f} s of processors, peak {peak_mb:.0f} MB, "
+        f"load {os.getloadavg()[0]:.1f}"
     )
     assert rows == -(-MANY // 3)
     assert spent <= MANY_S  # no more than one core's worth of them, whatever else runs
