@@ -29,7 +29,7 @@ from tests.report import records
 from tests.report.records import Story, Sweep, single
 
 RUNS, STEPS, EPOCHS = 1000, 2000, 4
-# Windows of so many steps -> times DuckDB's processor time, and share of that after one run grew: what is held
+# Windows of so many steps -> times DuckDB's processor time, and share of that after one run grew: as held
 # now. The aim is 1 and 5 %: to get there the page and the statistics must be made by pieces too.
 LIMITS = {10: (2.2, 0.5), 1: (2.0, 0.25)}
 MOST_MB = 1500
