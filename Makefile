@@ -1,10 +1,10 @@
-# make setup|demo|test|test-slurm|test-containers|pin-base|check|bench|docs|slurm-up|slurm-down|clean        everything lives in .venv/
+# make setup|demo|test|test-slurm|test-containers|pin-base|check|bench|bench-slurm|docs|slurm-up|slurm-down|clean        everything lives in .venv/
 PYTHON ?= python3
 BIN    := .venv/bin
 # Results of the demo; say `make demo RESULTS=elsewhere` to keep several.
 RESULTS ?= results
 
-.PHONY: setup demo test test-slurm test-containers pin-base check bench docs slurm-up slurm-down clean
+.PHONY: setup demo test test-slurm test-containers pin-base check bench bench-slurm docs slurm-up slurm-down clean
 .DEFAULT_GOAL := demo
 
 setup: .venv/.done
@@ -29,7 +29,7 @@ slurm-down:
 
 test-slurm: setup      ## tests on a real Slurm, which they start and end
 	@[ "$$(id -u)" = 0 ] || { echo "test-slurm: not run: only root can start a cluster on this machine"; exit 0; }; \
-	$(BIN)/python -m pytest tests/slurm -m slurm
+	$(BIN)/python -m pytest tests/slurm -m 'slurm and not speed'
 
 test-containers: setup ## images really built and run by podman, Docker and Apptainer: root on Debian, 15 minutes
 	$(BIN)/python -m pytest tests/containers/real/check_*.py
@@ -46,6 +46,9 @@ check: setup           ## format, lint, types, layers, documentation
 
 bench: setup
 	$(BIN)/python -m pytest benchmarks -s
+
+bench-slurm: setup     ## what hpcbench adds to Slurm's own times: root on Debian
+	$(BIN)/python -m pytest tests/slurm -m speed -s
 
 docs: setup
 	$(BIN)/mkdocs build --strict --site-dir build/site

@@ -51,6 +51,7 @@ class Figures:
         float | None
     )  # slowest over median rank, of what a rank does before it waits for others
     joules_per_sample: float | None  # of all devices
+    served_s: float | None  # what a server needs to add up the gradients of an update, and to update
     staleness: dict[int, int] | None  # updates by others since the pull -> how many gradients were so old
     phase_s: dict[str, float]
 
@@ -82,6 +83,7 @@ def figures(history: History, spec: RunSpec) -> Figures:
         **dict(zip(("step_p50_s", "step_p90_s", "step_p99_s"), step_percentiles_s(counted), strict=True)),
         slowest_rank_ratio=slowest_rank_ratio(counted),
         joules_per_sample=_joules_per_sample(history, throughput),
+        served_s=_served_s(history),
         staleness=_staleness(history),
         phase_s=phase_s,
     )
@@ -179,6 +181,12 @@ def busy_s_by_rank(windows: Windows) -> list[float]:
     """Return what each rank spends before it can wait for others; waiting hides in the other phases."""
     busy_s = windows.numbers("data_wait_s") + windows.numbers("forward_backward_s")
     return [float(each) for each in busy_s.sum(axis=0)]
+
+
+def _served_s(history: History) -> float | None:
+    told = [each for each in history.updates if each.counted]
+    updates = sum(each.updates for each in told)
+    return math.fsum(each.update_s for each in told) / updates if updates else None
 
 
 def _joules_per_sample(history: History, samples_s: float | None) -> float | None:

@@ -12,11 +12,11 @@ from hpcbench.analysis.ceilings import Ceilings
 from hpcbench.analysis.figures import PHASES, Figures, exposed_s
 from hpcbench.analysis.history import History, State
 from hpcbench.analysis.load import Loaded, Run
-from hpcbench.analysis.predict import Limit, Prediction, Unknown, predict
+from hpcbench.analysis.predict import Limit, Prediction, Seen, Unknown, predict
 from hpcbench.analysis.project import Projected, project
 from hpcbench.config.spec import RunSpec
 
-OverlapKey = tuple[object, ...]
+LikeRuns = tuple[object, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +81,8 @@ def standings(loaded: Loaded) -> dict[str, Standing]:
     for name, run in loaded.keyed:
         if run.spec is not None and run.history.state is State.FINISHED:
             repeats[name].append(run)
-    overlaps = measured_overlaps(loaded)
-    return {name: _standing(name, runs, loaded.ceilings, overlaps) for name, runs in sorted(repeats.items())}
+    seen = seen_in(loaded)
+    return {name: _standing(name, runs, loaded.ceilings, seen) for name, runs in sorted(repeats.items())}
 
 
 def of_node(history: History, ceilings: Ceilings) -> Ceilings:
@@ -97,39 +97,52 @@ def of_own_node(history: History, ceilings: Ceilings) -> Ceilings:
     return ceilings.own(environment.get("hostname"), environment.get("device"))
 
 
-def measured_overlaps(loaded: Loaded) -> dict[OverlapKey, float]:
+def seen_in(loaded: Loaded) -> dict[LikeRuns, Seen]:
+    """Return what records show of each way of exchanging: overlaps, and how long servers need."""
+    overlaps, served = _overlaps(loaded), _served(loaded)
+    return {key: Seen(overlaps.get(key), served.get(key)) for key in overlaps.keys() | served.keys()}
+
+
+def _served(loaded: Loaded) -> dict[LikeRuns, float]:
+    """Return how long a server needs for an update, mean over the runs in which it was told."""
+    found: dict[LikeRuns, list[float]] = defaultdict(list)
+    for _, run in loaded.keyed:
+        if run.spec is not None and run.figures is not None and run.figures.served_s is not None:
+            found[like(run.spec)].append(run.figures.served_s)
+    return {key: statistics.fmean(each) for key, each in found.items()}
+
+
+def _overlaps(loaded: Loaded) -> dict[LikeRuns, float]:
     """Return the hidden share of the exchange, for each way of exchanging of which it was measured.
 
     What leaving the exchange out saves was exposed. Less what is sent beside backward, which nothing hides,
     it is the part of what is sent during backward that was not hidden.
     """
-    found: dict[OverlapKey, list[float]] = defaultdict(list)
+    found: dict[LikeRuns, list[float]] = defaultdict(list)
     for _, run in loaded.keyed:
         shown = exposed_s(run.history)
         if run.spec is None or shown is None:
             continue
-        hidden = predict(run.spec, of_node(run.history, loaded.ceilings), overlap=1.0)
+        hidden = predict(run.spec, of_node(run.history, loaded.ceilings), Seen(overlap=1.0))
         if isinstance(hidden, Prediction) and hidden.exchange_s > hidden.exposed_s:
             share = (shown - hidden.exposed_s) / (hidden.exchange_s - hidden.exposed_s)
-            found[overlap_key(run.spec)].append(min(max(1 - share, 0.0), 1.0))
+            found[like(run.spec)].append(min(max(1 - share, 0.0), 1.0))
     return {key: statistics.fmean(shares) for key, shares in found.items()}
 
 
-def overlap_key(spec: RunSpec) -> OverlapKey:
-    """Return what the overlap of a run depends on; ranks and batch are left to the prediction."""
+def like(spec: RunSpec) -> LikeRuns:
+    """Return what is the same of runs that exchange alike; ranks and batch are left to the prediction."""
     options = tuple(sorted((name, repr(value)) for name, value in spec.strategy_options.items()))
     return spec.strategy, options, spec.backend, spec.device, spec.model, spec.precision
 
 
-def _standing(
-    name: str, runs: Sequence[Run], ceilings: Ceilings, overlaps: Mapping[OverlapKey, float]
-) -> Standing:
+def _standing(name: str, runs: Sequence[Run], ceilings: Ceilings, seen: Mapping[LikeRuns, Seen]) -> Standing:
     spec, history = runs[0].spec, runs[0].history
     assert spec is not None
     here = of_node(history, ceilings)
     told = [run.figures for run in runs if run.figures is not None]
     speeds = [each.throughput_samples_s for each in told if each.throughput_samples_s]
-    predicted = predict(spec, here, overlap=overlaps.get(overlap_key(spec)))
+    predicted = predict(spec, here, seen.get(like(spec)))
     speed = statistics.fmean(speeds) if speeds else None
     compute, loader = here.compute(spec), here.input(spec)
     return Standing(
@@ -138,7 +151,7 @@ def _standing(
         predicted=predicted,
         step_s=spec.samples_per_step / speed if speed else None,
         phases_s=_phases(told),
-        projected=project(spec, here, overlap=overlaps.get(overlap_key(spec))),
+        projected=project(spec, here, seen.get(like(spec))),
         limit=_limit(predicted, [run.history for run in runs]),
         mfu_pct=_mfu_pct(spec, here, speed),
         compute_samples_s=spec.samples_per_step / (compute.forward_backward_s + compute.update_s)

@@ -6,6 +6,7 @@ compute  what one device needs for its share of the batch and of the update, all
 skew     how much longer the slowest of the ranks takes, where they wait for each other in every step
 exchange every message of the strategy (predict_traffic.py) at the measured alpha and bandwidth of the link
 overlap  the share of it that hides behind the backward pass: measured by leaving the exchange out, else none
+         (with a parameter server: the time it needs for an update, from its own records, else the ceiling's)
 input    what the loader needs for a step of all ranks; one without processes of its own works between the
          steps, so its time is added instead
 """
@@ -94,8 +95,20 @@ class _Cost:
         return self.bytes_s + self.latency_s
 
 
-def predict(spec: RunSpec, ceilings: Ceilings, *, overlap: float | None = None) -> Prediction | Unknown:
-    """Predict the step of a run. `overlap` is the measured share of the exchange that is hidden, 0 to 1."""
+@dataclass(frozen=True)
+class Seen:
+    """What no probe shows, and records of like runs do; None where there are none.
+
+    `overlap` is the share of the exchange that is hidden, 0 to 1, and `served_s` what a parameter server
+    needs to add up the gradients of an update, and to update.
+    """
+
+    overlap: float | None = None
+    served_s: float | None = None
+
+
+def predict(spec: RunSpec, ceilings: Ceilings, seen: Seen | None = None) -> Prediction | Unknown:
+    """Predict the step of a run."""
     make = TRAFFIC.get(spec.strategy)
     if make is None:
         return Unknown(f"the strategy {spec.strategy} has no formula")
@@ -109,22 +122,25 @@ def predict(spec: RunSpec, ceilings: Ceilings, *, overlap: float | None = None) 
         if link is None:
             return Unknown(f"no link ceiling of {operation} over {spec.backend or 'nccl'}")
         links[operation] = link
-    hidden = (overlap or 0.0) if traffic.during else 0.0
-    during, beside = _cost(traffic.during, links), _cost(traffic.beside, links)
-    return _put_together(spec, ceilings, compute, traffic, links, during, beside, hidden, overlap)
+    return _put_together(spec, ceilings, compute, traffic, links, seen or Seen())
 
 
 def _put_together(
-    spec: RunSpec, ceilings: Ceilings, compute: Compute, traffic: Traffic, links: dict[str, Link],
-    during: _Cost, beside: _Cost, hidden: float, overlap: float | None,
-) -> Prediction:  # fmt: skip
+    spec: RunSpec, ceilings: Ceilings, compute: Compute, traffic: Traffic, links: dict[str, Link], seen: Seen
+) -> Prediction:
+    hidden = (seen.overlap or 0.0) if traffic.during else 0.0
+    during, beside = _cost(traffic.during, links), _cost(traffic.beside, links)
+    served_s = 0.0
+    if traffic.served_share:
+        served_s = traffic.served_share * compute.update_s if seen.served_s is None else seen.served_s
     work_s, fixed_s = _work(spec, compute, traffic)
+    work_s += served_s
     link_s = (1 - hidden) * during.bytes_s + beside.bytes_s + _host_copies(spec, ceilings, compute)
     wait_s = (1 - hidden) * during.latency_s + beside.latency_s
     if is_asynchronous(spec):
         # Servers take one gradient after the other: with many workers they are what is waited for.
-        served_s = spec.ranks * (link_s + wait_s + traffic.served_share * compute.update_s)
-        link_s = max(link_s, served_s - work_s - fixed_s - wait_s)
+        in_turn_s = spec.ranks * (link_s + wait_s + served_s)
+        link_s = max(link_s, in_turn_s - work_s - fixed_s - wait_s)
     loader = ceilings.input(spec)
     input_s = loader.seconds if loader else 0.0
     skew_s = compute.skew_s(spec.ranks) if _waits_for_all(spec) else 0.0
@@ -141,13 +157,15 @@ def _put_together(
     left_out = (
         ("the loader, which was not measured", loader is None),
         (traffic.unknown or "", traffic.unknown is not None),
-        ("overlap, which was not measured", bool(traffic.during) and overlap is None),
+        ("overlap, which was not measured", bool(traffic.during) and seen.overlap is None),
+        ("what a server does besides updating", bool(served_s) and seen.served_s is None),
     )
     return Prediction(
         step_s=step_s, compute_s=work_s, fixed_s=fixed_s, skew_s=skew_s, input_s=input_s,
         exchange_s=during.seconds + beside.seconds, link_s=link_s, wait_s=wait_s,
-        overlap=overlap if traffic.during else None, samples_s=spec.samples_per_step / step_s, limit=limit,
-        assumed=tuple(dict.fromkeys(assumed)), left_out=tuple(what for what, is_so in left_out if is_so),
+        overlap=seen.overlap if traffic.during else None, limit=limit,
+        samples_s=spec.samples_per_step / step_s, assumed=tuple(dict.fromkeys(assumed)),
+        left_out=tuple(what for what, is_so in left_out if is_so),
     )  # fmt: skip
 
 
@@ -179,7 +197,7 @@ def _work(spec: RunSpec, compute: Compute, traffic: Traffic) -> tuple[float, flo
     A pipeline of R stages does 1/R of the work on each, and needs m + R - 1 turns for m micro-batches (Huang
     et al. 2019, GPipe).
     """
-    update_s = (traffic.update_share + traffic.served_share) * compute.update_s
+    update_s = traffic.update_share * compute.update_s
     whole_s, fixed_s = compute.forward_backward_s, compute.fixed_s
     if spec.strategy == "pipeline":
         parts = PipelineOptions(**spec.strategy_options).micro_batches * spec.accumulation

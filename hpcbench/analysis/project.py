@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from hpcbench.analysis.ceilings import Ceilings
-from hpcbench.analysis.predict import Prediction, predict
+from hpcbench.analysis.predict import Prediction, Seen, predict
 from hpcbench.analysis.predict_traffic import TRAFFIC
 from hpcbench.config.spec import RunSpec
 
@@ -20,7 +20,7 @@ class Projected:
     prediction: Prediction
 
 
-def project(spec: RunSpec, ceilings: Ceilings, *, overlap: float | None = None) -> tuple[Projected, ...]:
+def project(spec: RunSpec, ceilings: Ceilings, seen: Seen | None = None) -> tuple[Projected, ...]:
     """Return predictions for two ranks and their doubles, for the run's own number and for twice that.
 
     Nothing for a run of one process: what it does with more devices is another strategy's matter.
@@ -30,7 +30,7 @@ def project(spec: RunSpec, ceilings: Ceilings, *, overlap: float | None = None) 
     most = FURTHEST * spec.ranks
     doubles = {2**power for power in range(1, most.bit_length()) if 2**power <= most}
     counts = sorted(n for n in doubles | {spec.ranks, most} if _is_possible(spec, n, ceilings))
-    found = ((n, predict(_with_ranks(spec, n), ceilings, overlap=overlap)) for n in counts)
+    found = ((n, predict(_with_ranks(spec, n), ceilings, seen)) for n in counts)
     return tuple(Projected(n, each) for n, each in found if isinstance(each, Prediction))
 
 

@@ -16,9 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcbench.analysis.ceilings import Ceilings
-from hpcbench.analysis.limits import OverlapKey, Standing, measured_overlaps, overlap_key, standings
+from hpcbench.analysis.limits import LikeRuns, Standing, like, seen_in, standings
 from hpcbench.analysis.load import Loaded, load
-from hpcbench.analysis.predict import Prediction, Unknown, predict
+from hpcbench.analysis.predict import Prediction, Seen, Unknown, predict
 from hpcbench.analysis.project import Projected, project
 from hpcbench.config.spec import RunSpec, Sweep
 from hpcbench.errors import RecordError, input_error
@@ -81,19 +81,18 @@ def predict_sweep(
 def predictions(sweep: Sweep, ceilings: Ceilings, loaded: Loaded | None) -> list[Predicted]:
     """Return a prediction for the first repeat of each run of a sweep, beside what was measured of it."""
     known = dataclasses.replace(loaded, ceilings=ceilings) if loaded else None
-    overlaps: Mapping[OverlapKey, float] = measured_overlaps(known) if known else {}
+    seen: Mapping[LikeRuns, Seen] = seen_in(known) if known else {}
     measured = _measured(known) if known else {}
     found = []
     for spec in (run for run in sweep.runs if run.repeat == 0):
         here = ceilings.for_device(spec)
-        overlap = overlaps.get(overlap_key(spec))
         standing = measured.get(_configuration(spec))
         found.append(
             Predicted(
                 spec,
-                standing.predicted if standing else predict(spec, here, overlap=overlap),
+                standing.predicted if standing else predict(spec, here, seen.get(like(spec))),
                 standing.step_s if standing else None,
-                project(spec, here, overlap=overlap),
+                project(spec, here, seen.get(like(spec))),
             )
         )
     return found

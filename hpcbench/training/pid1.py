@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from types import FrameType
 
 HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 KILLED = 128 + signal.SIGKILL
@@ -22,27 +21,32 @@ KILLED = 128 + signal.SIGKILL
 
 def main(arguments: Sequence[str]) -> int:
     """Run Python; returns its exit status, 128 + the signal's number where one ended it."""
-    received: list[int] = []
-    child: subprocess.Popen[bytes] | None = None
-
-    def hand_on(number: int, frame: FrameType | None) -> None:
-        if child is None:
-            received.append(number)
-        else:
-            os.kill(child.pid, number)  # it is collected below only when it is the last thing to do
-
-    for each in HANDED_ON:
-        signal.signal(each, hand_on)
-    child = subprocess.Popen([sys.executable, *arguments], stdin=subprocess.DEVNULL, start_new_session=True)
-    for number in received:
-        os.kill(child.pid, number)
-    threading.Thread(target=_listen_to_client, args=(child.pid,), daemon=True).start()
+    # Blocked, signals wait for the thread that takes them, and none is lost: a handler would run in the main
+    # thread, which does not hear of a signal that comes just before it begins to wait for its children.
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)
+    child = subprocess.Popen(
+        [sys.executable, *arguments],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=_take_signals,  # there is one thread yet, so this is safe
+    )
+    for listen in (_listen_for_signals, _listen_to_client):
+        threading.Thread(target=listen, args=(child.pid,), daemon=True).start()
     while True:
         ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
         assert ended is not None
-        if ended.si_pid == child.pid:
+        if ended.si_pid == child.pid:  # it is collected with this process: until then its number is its own
             return ended.si_status if ended.si_code == os.CLD_EXITED else 128 + ended.si_status
         os.waitpid(ended.si_pid, 0)
+
+
+def _take_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
+
+
+def _listen_for_signals(child: int) -> None:
+    while True:
+        os.kill(child, signal.sigwait(HANDED_ON))
 
 
 def _listen_to_client(child: int) -> None:

@@ -24,7 +24,7 @@ from hpcbench.records.layout import RunFolder
 from hpcbench.records.reader import read_events
 from tests.slurm.helpers import PATIENCE_S, ClusterLab
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slurm, pytest.mark.speed, pytest.mark.timeout(900)]
 
 ROUNDS = 3
 # Others may use the machine: what is compared is measured in turn, and the ratio is the median of all rounds.

@@ -44,5 +44,5 @@ def test_record_of_data_parallel_on_a_cpu_is_marked_as_emulated(tmp_path: Path) 
     command = [sys.executable, "-m", "hpcbench", "run", "--strategy", "dp", "--out", str(tmp_path / "run")]
     settings = ["--set", "devices=2", "--set", "steps=2", "--set", "evaluate=false"]
     subprocess.run([*command, *settings], check=True, capture_output=True, timeout=120)
-    (events,) = (tmp_path / "run").glob("events.*.jsonl")
+    (events,) = (tmp_path / "run").glob("events.*.rank0.jsonl")
     assert json.loads(events.read_text().splitlines()[0])["emulated"] is True
