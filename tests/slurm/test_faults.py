@@ -149,9 +149,12 @@ def test_a_killed_leader_leaves_the_run_lost(lab: ClusterLab) -> None:
 def test_the_controller_restarts_while_jobs_run(lab: ClusterLab) -> None:
     """Jobs go on without slurmctld, status says that Slurm does not answer, and all is well afterwards."""
     lab.queue(lab.sweep(long_run(epochs=8)))
+    queued = time.time()
     lab.training(epochs=1)
-    pid = int((Path(lab.slurm.variables["HPCBENCH_LAB"]) / "run" / "slurmctld.pid").read_text())
-    os.kill(pid, signal.SIGKILL)
+    folder = Path(lab.slurm.variables["HPCBENCH_LAB"])
+    # What it has not saved it would forget, the number of this job too, and give it to the next one.
+    eventually(lambda: (folder / "state" / "job_state").stat().st_mtime > queued)
+    os.kill(int((folder / "run" / "slurmctld.pid").read_text()), signal.SIGKILL)
     assert lab.status()["long/r0"]["state"] == "running"
     lab.slurm.script("up.sh")
     lab.all_done()
