@@ -13,6 +13,7 @@ from hpcbench.cluster.admission import cores_shared_by, threads_per_rank, warnin
 from hpcbench.cluster.claim import claim_next, latest_claim
 from hpcbench.cluster.cores import cores_near_gpus, cores_of_ranks
 from hpcbench.cluster.inbox import Inbox
+from hpcbench.cluster.jobs import Jobs
 from hpcbench.cluster.machine import Machine, this_machine
 from hpcbench.cluster.place import become_worker, find_seat, take_seat
 from hpcbench.cluster.plan import new_job_id
@@ -90,7 +91,7 @@ def _supervise(folder: RunFolder, stored: StoredRun, machine: Machine, threads: 
         environment=dict(os.environ),
     )
     supervise(task, inbox)
-    return run_status(spec.name, spec.repeat, folder, [], [])
+    return run_status(spec.name, spec.repeat, folder, Jobs(), [])
 
 
 def somebody_else_runs() -> bool:

@@ -86,9 +86,7 @@ def read_status(results: ResultsFolder, jobs: Jobs | None = None) -> list[RunSta
     ]
 
 
-def run_status(
-    name: str, repeat: int, folder: RunFolder, jobs: Sequence[Job], living: Sequence[Job]
-) -> RunStatus:
+def run_status(name: str, repeat: int, folder: RunFolder, jobs: Jobs, living: Sequence[Job]) -> RunStatus:
     """Return the status of a run; `jobs` are all of its sweep, `living` those of them that live."""
     raw = read_raw(folder)
     spec = raw["spec"]
@@ -104,8 +102,9 @@ def run_status(
     if claim is not None:
         known = replace(known, attempt=claim.attempt, job_id=claim.job_id, wall_s=_wall_s(claim))
         if is_finished(folder, claim.attempt, spec["ranks"] + spec["servers"]):
-            return replace(known, state="done")
-    mine = Jobs(jobs).of(known.key) if not isinstance(jobs, Jobs) else jobs.of(known.key)
+            # Its owner may still be about to say so.
+            return replace(known, state="done", wall_s=known.wall_s or _until_last_word_s(folder, claim))
+    mine = jobs.of(known.key)
     planned = [job for job in mine if job in living]
     if claim is None:
         return _never_begun(known, mine, planned[0] if planned else None)
@@ -207,6 +206,11 @@ def _words_of_ranks(folder: RunFolder, claim: Claim) -> list[Line]:
 
 def _wall_s(claim: Claim) -> float | None:
     return (claim.ending.time_ns - claim.time_ns) / 1e9 if claim.ending and claim.ending.time_ns else None
+
+
+def _until_last_word_s(folder: RunFolder, claim: Claim) -> float:
+    words = last_lines(folder.events(claim.attempt, 0))
+    return (int(words[-1]["time_ns"]) - claim.time_ns) / 1e9
 
 
 def counts(runs: Sequence[RunStatus]) -> dict[str, int]:

@@ -19,6 +19,7 @@ import yaml
 
 import hpcbench
 from hpcbench.cluster.claim import latest_claim
+from hpcbench.cluster.jobs import Jobs
 from hpcbench.cluster.status import RunStatus, run_status
 from hpcbench.records.layout import ResultsFolder, RunFolder
 from hpcbench.records.reader import read_events
@@ -59,7 +60,7 @@ def call(argv: Sequence[str], **environment: str) -> subprocess.CompletedProcess
 
 def status_of(folder: Path) -> RunStatus:
     """Return what the host's hpcbench makes of a run's records."""
-    return run_status("one", 0, RunFolder(folder), [], [])
+    return run_status("one", 0, RunFolder(folder), Jobs(), [])
 
 
 def environments(folder: Path) -> list[dict[str, Any]]:
