@@ -7,8 +7,8 @@ import bisect
 from matplotlib.figure import Figure
 
 from hpcbench.report.cells import Row
-from hpcbench.report.plots.curves import Curve, draw_panels, panel_starts
-from hpcbench.report.plots.loss import MOST_POINTS, mark_epochs
+from hpcbench.report.plots.curves import draw_panels, panel_starts
+from hpcbench.report.plots.over_steps import StepAxis
 from hpcbench.report.plots.scene import Scene
 from hpcbench.report.plots.style import COLOURS
 
@@ -16,47 +16,40 @@ from hpcbench.report.plots.style import COLOURS
 def draw_learning(scene: Scene) -> Figure | None:
     """Draw training accuracy as lines over steps, validation accuracy as points at the ends of epochs."""
     rows = scene.with_values(scene.steps, "acc_pct")
-    lengths = {row["steps_per_epoch"] for row in rows}
-    if not rows or None in lengths:
+    if not rows or any(row["steps_per_epoch"] is None for row in rows):
         return None
-    # Epochs of different lengths end at different steps: the axis then counts epochs.
-    in_steps = len(lengths) == 1
-    bin_steps = max(1, -(-int(scene.steps["step"].max() + 1) // MOST_POINTS))
+    axis = StepAxis.of(scene, rows)
     words = scene.words.labels
-
-    def curve(row: Row) -> Curve:
-        known = scene.of(row, scene.steps).dropna(subset=["acc_pct"])
-        bins = (known["step"] // bin_steps).rename("bin")
-        repeats = known.groupby(["repeat", bins])["acc_pct"].mean()
-        over = repeats.groupby("bin").agg(["mean", "min", "max"]).astype(float)
-        steps = [float(number) * bin_steps + (bin_steps + 1) / 2 for number in over.index]
-        x = steps if in_steps else [step / row["steps_per_epoch"] for step in steps]
-        return Curve(x, over["mean"].to_list(), over["min"].to_list(), over["max"].to_list())
-
-    x_label = words["step_bins"].format(n=bin_steps) if in_steps else words["epochs_trained"]
+    lines = f"{words['train_acc']}: {words['line']}"
+    points = f"{words['validation_acc']}: ◆"
     drawn, panels = draw_panels(
-        f"{scene.words.captions['learning']} – {scene.title}", rows, curve,
-        f"{x_label}\n{words['train_acc']}: {words['line']}; {words['validation_acc']}: ◆; {words['dotted']}",
+        f"{scene.words.captions['learning']} – {scene.title}",
+        rows,
+        lambda row: axis.curve(row, "acc_pct"),
+        f"{axis.label}\n{lines}; {points}; {words['dotted']}",
         words["acc_short"],
-    )  # fmt: skip
+    )
     starts = panel_starts(len(rows))
     for place, row in enumerate(rows):
         panel = bisect.bisect_right(starts, place) - 1
-        known = scene.of(row, scene.epochs).dropna(subset=["acc_pct"])
-        means = known.groupby("epoch")["acc_pct"].mean().astype(float)
-        x = [int(epoch) * (row["steps_per_epoch"] if in_steps else 1) for epoch in means.index]
-        colour = COLOURS[place - starts[panel]]
+        x, means = _validation(scene, row, row["steps_per_epoch"] if axis.counts_steps else 1)
         panels[panel].plot(
             x,
-            means.to_list(),
-            color=colour,
+            means,
+            color=COLOURS[place - starts[panel]],
             marker="D",
             markersize=5,
             markeredgecolor="black",
             linestyle="",
             zorder=5,
         )
-    length = lengths.pop() if in_steps else 1
     for axes in panels:
-        mark_epochs(axes, length)
+        axis.mark_epochs(axes)
     return drawn
+
+
+def _validation(scene: Scene, row: Row, epoch_length: int) -> tuple[list[int], list[float]]:
+    """Return the ends of epochs and the mean accuracy over repeats at each."""
+    known = scene.of(row, scene.epochs).dropna(subset=["acc_pct"])
+    means = known.groupby("epoch")["acc_pct"].mean().astype(float)
+    return [int(epoch) * epoch_length for epoch in means.index], means.to_list()
