@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from hpcbench.records.ceilings import (
     MatrixCeiling,
     TransferCeiling,
 )
-from hpcbench.records.lines import Line, check_scalars, check_version, read_lines
+from hpcbench.records.lines import Line, Reading, check_scalars, check_version, read_file
 
 # What was measured, as opposed to what was found: a later line with the same of these replaces an earlier.
 IDENTITY: dict[type[Ceiling], tuple[str, ...]] = {
@@ -59,27 +59,13 @@ class MeasuredCeiling:
         return self.host, cls.kind, *(getattr(self.ceiling, name) for name in IDENTITY[cls])
 
 
-@dataclass
-class CeilingReading:
-    """What a file of ceilings holds, in order; `torn` is 1 where its last line was cut off and dropped."""
-
-    records: list[MeasuredCeiling] = field(default_factory=list)
-    torn: int = 0
-
-
-def read_ceilings(path: Path) -> CeilingReading:
+def read_ceilings(path: Path) -> Reading[MeasuredCeiling]:
     """Read a file of ceilings.
 
     Raises RecordError, naming file and line, for a line that is broken and not the last, for an unknown kind
     of ceiling, for figures that cannot be (a rate of 0), and for lines of a newer schema.
     """
-    reading = CeilingReading()
-    for number, line, torn in read_lines(path):
-        if torn:
-            reading.torn += 1
-        else:
-            reading.records.append(_measured(path, number, line))
-    return reading
+    return read_file(path, _measured)
 
 
 def newest(records: Iterable[MeasuredCeiling]) -> list[MeasuredCeiling]:

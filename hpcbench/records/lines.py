@@ -6,16 +6,18 @@ import dataclasses
 import functools
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jsonlines
 
 from hpcbench.errors import RecordError
 
 Line = dict[str, Any]
+T = TypeVar("T")
 
 # What a field so annotated may hold; the figures of a report rest on these, lists are checked where used.
 SCALARS: dict[str, tuple[type, ...]] = {
@@ -24,7 +26,26 @@ SCALARS: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, Line, bool]]:
+@dataclass
+class Reading(Generic[T]):
+    """What a file holds, in order; `torn` is 1 where its last line was cut off and dropped."""
+
+    records: list[T] = field(default_factory=list)
+    torn: int = 0
+
+
+def read_file(path: Path, record_of: Callable[[Path, int, Line], T]) -> Reading[T]:
+    """Read a file of which each line is a record; raises RecordError as `_lines` and `record_of` do."""
+    reading: Reading[T] = Reading()
+    for number, line, torn in _lines(path):
+        if torn:
+            reading.torn += 1
+        else:
+            reading.records.append(record_of(path, number, line))
+    return reading
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Line, bool]]:
     """Yield (line number, object, torn); a last line without an end was cut off by a kill or a full disk.
 
     Raises RecordError, naming file and line, for any other line that is no JSON object.

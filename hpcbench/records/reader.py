@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpcbench.errors import RecordError
 from hpcbench.records.events import EVENTS, HEADER, SCHEMA, Event
-from hpcbench.records.lines import Line, check_scalars, check_version, read_lines
+from hpcbench.records.lines import Line, Reading, check_scalars, check_version, read_file
 
 # schema version -> how its lines become those of the next version
 UPGRADES: dict[int, Callable[[Line], Line]] = {}
@@ -26,27 +26,13 @@ class Record:
     time_ns: int
 
 
-@dataclass
-class Reading:
-    """What a record file holds; `torn` is 1 where its last line was cut off and dropped."""
-
-    records: list[Record] = field(default_factory=list)
-    torn: int = 0
-
-
-def read_events(path: Path) -> Reading:
+def read_events(path: Path) -> Reading[Record]:
     """Read a record file.
 
     Raises RecordError, naming file and line, for a line that is broken and not the last, for an unknown
     event, and for records of a newer schema.
     """
-    reading = Reading()
-    for number, line, torn in read_lines(path):
-        if torn:
-            reading.torn += 1
-        else:
-            reading.records.append(record_of(path, number, line))
-    return reading
+    return read_file(path, record_of)
 
 
 def record_of(path: Path, number: int, line: Line) -> Record:
