@@ -140,7 +140,7 @@ def test_same_version_of_another_state_inside(install: Install, tmp_path: Path) 
     shutil.copytree(Path(hpcbench.__file__).parent, other / "hpcbench", ignore_dangling_symlinks=True)
     install(pythonpath=str(other))
     run_in(tmp_path / "run")
-    (other / "hpcbench/cli.py").write_text("changed = True\n")
+    (other / "hpcbench/cli/__init__.py").write_text("changed = True\n")
     run_in(tmp_path / "run")
     with (other / "hpcbench/training/worker.py").open("a") as file:
         file.write("changed = True\n")

@@ -1,0 +1,154 @@
+"""Verbs for what came out: collect, audit, compare, predict."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from hpcbench.cli.arguments import (
+    Verbs,
+    add_json,
+    add_results_of,
+    add_settings,
+    add_verb,
+    count,
+    not_negative,
+)
+from hpcbench.cli.show import show
+
+
+def add_collect(verbs: Verbs) -> None:
+    """Add the verb `collect`."""
+    parser = add_verb(verbs, "collect", _collect, "tables and plots from the records; safe while jobs run")
+    add = parser.add_argument
+    add(
+        "results",
+        nargs="+",
+        type=Path,
+        metavar="RESULTS",
+        help="results/<sweep>; the last one gets the report",
+    )
+    add(
+        "--rank-by",
+        default="throughput_samples_s",
+        metavar="COLUMN",
+        help="what decides (throughput_samples_s)",
+    )
+    add("--lang", choices=("en", "zh"), default="en", help="language of the report (en)")
+    add(
+        "--target-acc",
+        type=not_negative,
+        metavar="PCT",
+        help="time to this accuracy (99 %% of a class's best)",
+    )
+    add(
+        "--cost-per-gpu-hour",
+        type=not_negative,
+        metavar="N",
+        help="what a device costs an hour: cost per epoch",
+    )
+    add("--no-pictures", action="store_true", help="tables and page only: seconds rather than minutes")
+
+
+def _collect(given: argparse.Namespace) -> int:
+    from hpcbench.report.collect import collect
+
+    collected = collect(
+        given.results, rank_by=given.rank_by, lang=given.lang, target_pct=given.target_acc,
+        cost_per_device_hour=given.cost_per_gpu_hour, pictures=not given.no_pictures,
+    )  # fmt: skip
+    show(collected)
+    return 1 if collected.failed else 0
+
+
+def add_audit(verbs: Verbs) -> None:
+    """Add the verb `audit`."""
+    parser = add_verb(verbs, "audit", _audit, "what is wrong with results, or with somebody else's table")
+    add = parser.add_argument
+    add("target", type=Path, metavar="RESULTS|TABLE", help="results/<sweep>, or a table as CSV or Markdown")
+    numbers = {
+        "samples-per-epoch": "training samples of an epoch",
+        "epochs": "epochs behind total times",
+        "eval-samples": "samples of each evaluation",
+        "ranks": "ranks that may have been counted",
+    }
+    for name, what in numbers.items():
+        add(f"--{name}", type=count, metavar="N", help=f"of a table: {what}")
+    add(
+        "--column",
+        action="append",
+        default=[],
+        metavar="FIELD=NAME",
+        help="of a table: which column a quantity is; repeatable",
+    )
+    add_json(parser)
+
+
+def _audit(given: argparse.Namespace) -> int:
+    from hpcbench.analysis.audit.foreign.table import Stated
+    from hpcbench.cluster.show import console
+    from hpcbench.report.audit import audit, column_choices
+
+    stated = Stated(
+        samples_per_epoch=given.samples_per_epoch,
+        epochs=given.epochs,
+        eval_samples=given.eval_samples,
+        ranks=given.ranks,
+        columns=column_choices(given.column),
+    )
+    return audit(given.target, stated, as_json=given.json, console=console())
+
+
+def add_compare(verbs: Verbs) -> None:
+    """Add the verb `compare`."""
+    parser = add_verb(verbs, "compare", _compare, "what has changed between two results of the same runs")
+    add = parser.add_argument
+    add("old", type=Path, metavar="OLD", help="the results to compare with")
+    add("new", type=Path, metavar="NEW", help="the results that are compared; exit status 1 if any got worse")
+    add(
+        "--tolerance", type=not_negative, default=2.0, metavar="PCT",
+        help="a change up to this is none: per cent, for accuracies points (2)",
+    )  # fmt: skip
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--markdown", action="store_true", help="as Markdown")
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from hpcbench.analysis.compare import compare
+    from hpcbench.cluster.show import console
+    from hpcbench.report.compare import comparison_json, comparison_markdown, print_comparison
+
+    compared = compare(given.old, given.new, tolerance_pct=given.tolerance)
+    if given.json:
+        print(comparison_json(compared))
+    elif given.markdown:
+        print(comparison_markdown(compared), end="")
+    else:
+        print_comparison(compared, console())
+    return 1 if compared.regressions else 0
+
+
+def add_predict(verbs: Verbs) -> None:
+    """Add the verb `predict`."""
+    parser = add_verb(
+        verbs, "predict", _predict, "what the runs of a sweep should reach, from measured ceilings"
+    )
+    add = parser.add_argument
+    add("sweep", type=Path, metavar="SWEEP.yaml", help="its runs, and up to twice their ranks")
+    add_results_of(parser, "where the sweep has its results: ceilings, and what was measured")
+    add("--ceilings", type=Path, metavar="FILE", help="ceilings of another node, as probe --out writes them")
+    add_settings(parser)
+    add_json(parser)
+
+
+def _predict(given: argparse.Namespace) -> int:
+    from hpcbench.catalog import CATALOG
+    from hpcbench.cluster.machine import this_machine
+    from hpcbench.cluster.show import console
+    from hpcbench.config.load import load_sweep
+    from hpcbench.report.predict import predict_sweep
+
+    gpus = len(this_machine().gpus)
+    sweep = load_sweep([given.sweep], CATALOG, settings=given.settings, default_gpus_per_node=gpus)
+    return predict_sweep(sweep, given.results, given.ceilings, as_json=given.json, console=console())

@@ -1,0 +1,83 @@
+"""What the arguments of several verbs have in common."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeAlias
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # generic for type checkers only
+
+NAMED = ("strategy", "model", "dataset", "ranks")  # fields of a run that have an option of their own
+
+
+def add_verb(
+    verbs: Verbs, name: str, function: Callable[[argparse.Namespace], int], what: str
+) -> argparse.ArgumentParser:
+    """Add a verb; returns the parser of its arguments."""
+    parser = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    parser.set_defaults(verb=function)
+    return parser
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """Add the results folder of a sweep."""
+    parser.add_argument("results", metavar="RESULTS", help="the results of a sweep: results/<sweep>")
+
+
+def add_results_of(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the folder in which sweeps have their results."""
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help=f"{what} (results)"
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add what changes any field of all runs."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="KEY=VALUE",
+        help="any field of a run, over everything else; VALUE is YAML; repeatable",
+    )
+
+
+def add_named_settings(parser: argparse.ArgumentParser) -> None:
+    """Add what says which run is meant, for verbs without a sweep."""
+    for name in NAMED:
+        parser.add_argument(f"--{name}", help=f"the same as --set {name}=...")
+    add_settings(parser)
+
+
+def named_settings(given: argparse.Namespace) -> tuple[str, ...]:
+    """Return what --set says, after the options that are short for it."""
+    named = ((name, getattr(given, name)) for name in NAMED)
+    return (*(f"{name}={value}" for name, value in named if value is not None), *given.settings)
+
+
+def add_data_root(parser: argparse.ArgumentParser, what: str = "where the data sets are") -> None:
+    """Add where data sets are."""
+    parser.add_argument("--data", metavar="DIR", help=f"{what}; else $HPCBENCH_DATA")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add output for programs."""
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def not_negative(text: str) -> float:
+    """Return a number from 0 on."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError("a number from 0 on")
+    return value
+
+
+def count(text: str) -> int:
+    """Return a whole number from 1 on."""
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 10**15:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
+    return int(text)
