@@ -11,7 +11,7 @@ import pandas as pd
 from hpcbench.analysis.columns import RANKING
 from hpcbench.analysis.history import State
 from hpcbench.analysis.pairs import Measure, Pair, Pairs, compare_all
-from hpcbench.analysis.rows import Row, plain_rows
+from hpcbench.analysis.rows import Row, plain_rows, table
 from hpcbench.analysis.statistics import estimate, rank_spans
 from hpcbench.errors import input_error
 
@@ -72,11 +72,7 @@ def rank(runs: pd.DataFrame, *, rank_by: str = "throughput_samples_s") -> Rankin
         members = [row for row in summaries if row["class"] == label]
         ranked, pairs[str(label)] = _rank_class(members, runs, rank_by)
         rows += ranked
-    data = {
-        name: pd.array([row.get(name) for row in rows], dtype=kind)  # type: ignore[call-overload]
-        for name, kind in RANKING.items()
-    }
-    return Ranking(pd.DataFrame(data), pairs, rank_by)
+    return Ranking(table(rows, RANKING), pairs, rank_by)
 
 
 def _summary(name: str, repeats: list[Row]) -> Row:

@@ -69,13 +69,21 @@ EPOCH_COLUMNS = {
 STEP_COLUMNS = {**KEY_COLUMNS, "epoch": WHOLE, "step": WHOLE, "loss": NUMBER, "acc_pct": NUMBER}
 
 
-def frame(rows: Sequence[Row], columns: Mapping[str, str], order: Sequence[str]) -> pd.DataFrame:
+def column(values: Any, kind: str) -> Any:
+    """Return values as a pandas array of a kind: one of those above."""
+    return pd.array(values, dtype=kind)
+
+
+def table(rows: Sequence[Row], columns: Mapping[str, str]) -> pd.DataFrame:
     """Build a frame with exactly these columns; what a row does not have is missing, never NaN or 0."""
-    data = {
-        name: pd.array([row.get(name) for row in rows], dtype=kind)  # type: ignore[call-overload]
-        for name, kind in columns.items()
-    }
-    return pd.DataFrame(data).sort_values(list(order), kind="stable", ignore_index=True)
+    return pd.DataFrame(
+        {name: column([row.get(name) for row in rows], kind) for name, kind in columns.items()}
+    )
+
+
+def frame(rows: Sequence[Row], columns: Mapping[str, str], order: Sequence[str]) -> pd.DataFrame:
+    """Build a table in the order of some of its columns."""
+    return table(rows, columns).sort_values(list(order), kind="stable", ignore_index=True)
 
 
 def plain_rows(data: pd.DataFrame) -> list[Row]:
@@ -187,7 +195,7 @@ def step_frame(tables: Sequence[tuple[Row, StepTable]]) -> pd.DataFrame:
     def key(name: str, kind: str) -> Any:
         # Millions of rows hold a few names: as categories they take a byte or two each.
         if kind != TEXT:
-            return pd.array(np.repeat([row[name] for row, _ in tables], lengths), dtype=kind)  # type: ignore[call-overload]
+            return column(np.repeat([row[name] for row, _ in tables], lengths), kind)
         names = sorted({row[name] for row, _ in tables})
         codes = np.array([names.index(row[name]) for row, _ in tables], dtype=np.int32)
         return pd.Categorical.from_codes(codes[places], categories=pd.Index(names, dtype=TEXT))
@@ -195,9 +203,8 @@ def step_frame(tables: Sequence[tuple[Row, StepTable]]) -> pd.DataFrame:
     columns = {name: key(name, kind) for name, kind in KEY_COLUMNS.items()}
     for name in ("epoch", "step", "loss", "acc_pct"):
         values = np.concatenate([np.empty(0), *(getattr(table, name) for _, table in tables)])
-        columns[name] = pd.array(
-            values.astype(np.int64) if STEP_COLUMNS[name] == WHOLE else values, dtype=STEP_COLUMNS[name]
-        )  # type: ignore[call-overload]
+        kind = STEP_COLUMNS[name]
+        columns[name] = column(values.astype(np.int64) if kind == WHOLE else values, kind)
     return pd.DataFrame(columns).sort_values(
         ["experiment", "repeat", "step"], kind="stable", ignore_index=True
     )

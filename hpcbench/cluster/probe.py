@@ -156,8 +156,9 @@ def _measure(
         ending = supervise(task, inbox)
         records = [record for path in folder.measured_files() for record in read_ceilings(path).records]
         for host, lines in measured_lines(folder).items():
-            if out or results:
-                append_lines(out or results.ceilings_of(host), lines)  # type: ignore[union-attr]
+            file = out or (results.ceilings_of(host) if results else None)
+            if file:
+                append_lines(file, lines)
         return ending, records
 
 

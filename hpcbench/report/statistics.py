@@ -12,6 +12,7 @@ import pandas as pd
 from hpcbench.analysis.columns import FLAG, NUMBER, TEXT, WHOLE
 from hpcbench.analysis.pairs import Pair, compare_all
 from hpcbench.analysis.ranking import MEASURES, baseline, by_block
+from hpcbench.analysis.rows import table
 from hpcbench.report.cells import NOTHING, Row, number
 from hpcbench.report.plots.scene import Scene
 from hpcbench.report.studies import StudyTable
@@ -71,8 +72,7 @@ def statistics_of(scene: Scene, runs: pd.DataFrame, rank_by: str) -> Statistics 
 def statistics_csv(found: Sequence[Statistics]) -> str:
     """Return `statistics.csv`."""
     rows = [row for each in found for row in each.rows]
-    data = {name: pd.array([row[name] for row in rows], dtype=kind) for name, kind in COLUMNS.items()}  # type: ignore[call-overload]
-    return pd.DataFrame(data).to_csv(index=False, lineterminator="\n")
+    return table(rows, COLUMNS).to_csv(index=False, lineterminator="\n")
 
 
 def statistics_table(each: Statistics, words: Words) -> StudyTable:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class Post:
         self._server.close()
         self._meeting.unlink(missing_ok=True)
         for node, wire in self.wires.items():
-            wire.listen(lambda message, node=node: hear(node, message))  # type: ignore[misc]
+            wire.listen(partial(hear, node))
 
     def _welcome(self, connection: socket.socket) -> None:
         connection.settimeout(CONNECT_S)

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -59,9 +59,9 @@ class Team:
         """Return everybody's value, by rank."""
         if len(self.places) == 1:
             return [value]
-        values: list[T | None] = [None] * len(self.places)
+        values: list[Any] = [None] * len(self.places)
         dist.all_gather_object(values, value)
-        return values  # type: ignore[return-value]
+        return values
 
     def largest(self, value: float) -> float:
         """Return the largest of all values."""

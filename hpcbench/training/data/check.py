@@ -131,7 +131,8 @@ def expected_samples(name: str, folder: Path) -> dict[str, int]:
     marked = {"train": smoke_samples(folder, "train"), "evaluation": smoke_samples(folder, "test")}
     entry = DATASETS[name]
     known = {"train": entry.train_samples, "evaluation": entry.evaluation_samples}
-    return {part: marked[part] or count for part, count in known.items() if marked[part] or count}  # type: ignore[misc]
+    expected = {part: marked[part] or count for part, count in known.items()}
+    return {part: count for part, count in expected.items() if count}
 
 
 def _look(

@@ -177,8 +177,13 @@ def read_devkit(path: Path) -> tuple[list[str], list[int]]:
 
     try:
         with tarfile.open(path, "r:gz") as kit:
-            found = {name: kit.extractfile(member) for member in kit for name in _kit_files(member.name)}
-            meta, truth = (found[name].read() for name in (META, TRUTH))  # type: ignore[union-attr]
+            found = {
+                name: file.read()
+                for member in kit
+                for name in _kit_files(member.name)
+                if (file := kit.extractfile(member))
+            }
+        meta, truth = found[META], found[TRUTH]
         synsets: Any = loadmat(io.BytesIO(meta), squeeze_me=True)["synsets"]
         leaves = synsets[synsets["num_children"] == 0]
         names = {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
