@@ -62,7 +62,9 @@ class Attempt:
         return self._first("epoch")
 
     def _first(self, name: str) -> int | None:
-        return min((min(steps[name]) for steps in self.windows().values() if len(steps)), default=None)
+        return min(
+            (int(steps.windows[name].min()) for steps in self.windows().values() if len(steps)), default=None
+        )
 
     def elapsed_s(self) -> float:
         """Return the time from the start of the first process to the last line of any training rank."""

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -256,25 +255,19 @@ def step_table(windows: Windows) -> StepTable:
 
 def _with_loss(windows: Windows) -> Windows:
     """Return the ranks that see a loss, and of them the windows that all of them have seen one in."""
-    seen = [
-        [sums is not None and bool(n) for sums, n in zip(rank["loss_sum"], rank["loss_samples"], strict=True)]
-        for rank in windows.ranks
-    ]
-    ranks = tuple(rank for rank, found in zip(windows.ranks, seen, strict=True) if any(found))
-    of_those = [found for found in seen if any(found)]
-    whole = np.array(of_those, dtype=bool).all(axis=0) if of_those else np.empty(0)
-    return Windows(windows.attempts, ranks).taken(np.flatnonzero(whole).tolist())
+    seen = [(rank, rank.told["loss_sum"] & (rank.windows["loss_samples"] > 0)) for rank in windows.ranks]
+    those = [(rank, found) for rank, found in seen if found.any()]
+    if not those:
+        return Windows()
+    whole = np.flatnonzero(np.all([found for _, found in those], axis=0))
+    return replace(windows, ranks=tuple(rank for rank, _ in those)).taken(whole)
 
 
 def _summed(windows: Windows, name: str) -> NDArray[np.float64]:
-    """Return a list of each step summed over the ranks; NaN where one of them does not know it."""
+    """Return what stands there for each step, summed over the ranks; NaN where one of them does not know."""
     total = np.zeros(int(windows.steps.sum()))
     for rank in windows.ranks:
-        lists = (
-            (None,) * steps if entries is None else entries
-            for entries, steps in zip(rank[name], rank["steps"], strict=True)
-        )
-        total += np.array(list(itertools.chain.from_iterable(lists)), dtype=float)
+        total += rank.steps[name]
     return total
 
 

@@ -6,21 +6,18 @@ finished when every training rank of its newest attempt says so, whatever a sche
 
 from __future__ import annotations
 
-import itertools
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
-from types import NoneType
 from typing import Any
+
+import numpy as np
 
 from hpcbench.analysis.attempts import Attempt, ablations_of, newest_by_epoch, telemetry_of, updates_of
 from hpcbench.analysis.warmup import cold_windows
-from hpcbench.analysis.windows import LeftBehind, Windows
+from hpcbench.analysis.windows import LeftBehind, Places, Windows
 from hpcbench.config.spec import RunSpec
-from hpcbench.errors import RecordError
-from hpcbench.records.columns import LISTS, StepColumns, read_rank
+from hpcbench.records.columns import StepColumns
 from hpcbench.records.events import (
     Check,
     Epoch,
@@ -76,7 +73,7 @@ class History:
 
 
 LARGE = ("windows", "telemetry", "updates")
-MAY_BE_UNKNOWN = ("loss_sum", "correct")  # lists of ranks that see no loss
+LENGTH_BITS = 32  # of a window, beside its first step in one number
 
 
 def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collection[int]) -> History:
@@ -117,6 +114,8 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
 def _read_attempts(
     folder: RunFolder, run_id: str, claimed: Collection[int]
 ) -> tuple[list[Attempt], int, list[str]]:
+    from hpcbench.records.rank_file import read_rank  # pyarrow: who shows what was found does without
+
     attempts = {number: Attempt(number) for number in sorted(claimed)}
     torn, foreign = 0, set()
     for file in folder.event_files():
@@ -124,7 +123,6 @@ def _read_attempts(
             continue
         reading = read_rank(file.path, run_id)
         torn += reading.torn
-        _check_lists(file.path, reading.steps)
         if reading.foreign:
             foreign.add(file.path.name)
         attempt = attempts[file.attempt]
@@ -138,24 +136,6 @@ def _read_attempts(
     if torn:
         problems.append(f"last lines that were cut off, and dropped: {torn}")
     return list(attempts.values()), torn, problems
-
-
-def _check_lists(path: Path, steps: StepColumns) -> None:
-    """Raise RecordError where a window does not have one number, or None, for each of its steps."""
-    for name in LISTS:
-        lists = steps[name]
-        if _all_numbers(lists, steps["steps"]):
-            continue
-        for entries, number, first in zip(lists, steps["steps"], steps["first_step"], strict=True):
-            unknown = entries is None and name in MAY_BE_UNKNOWN
-            if not unknown and not _all_numbers([entries], [number]):
-                raise RecordError(f"{path}: window from step {first}: {name} should hold {number} numbers")
-
-
-def _all_numbers(lists: Sequence[Any], lengths: Sequence[int]) -> bool:
-    if set(map(type, lists)) - {list} or list(map(len, lists)) != list(lengths):
-        return False
-    return set(map(type, itertools.chain.from_iterable(lists))) <= {int, float, NoneType}
 
 
 def _unclaimed(folder: RunFolder, claimed: Collection[int]) -> tuple[str, ...]:
@@ -200,36 +180,37 @@ def _windows(attempts: list[Attempt], ranks: int) -> tuple[Windows, int]:
         if whole:
             kept.append((attempt.number, [each.taken(p) for each, p in zip(told, whole, strict=True)]))
         horizon = min((step for step in (horizon, attempt.first_step()) if step is not None), default=None)
-    joined = [StepColumns.joined(parts) for parts in zip(*(each for _, each in reversed(kept)), strict=True)]
-    numbers = [number for number, parts in reversed(kept) for _ in range(len(parts[0]))]
-    return Windows(tuple(numbers), tuple(joined)), dropped
+    kept.reverse()
+    joined = [StepColumns.joined(parts) for parts in zip(*(each for _, each in kept), strict=True)]
+    numbers = np.repeat([number for number, _ in kept], [len(parts[0]) for _, parts in kept]).astype(np.int64)
+    return Windows(numbers, tuple(joined), np.zeros(len(numbers), dtype=bool)), dropped
 
 
-def _whole_windows(
-    told: Sequence[StepColumns], ranks: int, horizon: int | None
-) -> tuple[list[list[int]], int]:
+def _whole_windows(told: Sequence[StepColumns], ranks: int, horizon: int | None) -> tuple[list[Places], int]:
     """Return the places of the windows that every rank has once, in the order of steps, rank by rank."""
-    places = [
-        {
-            (first, steps): place
-            for place, (first, steps) in enumerate(zip(each["first_step"], each["steps"], strict=True))
-            if horizon is None or first + steps <= horizon
-        }
-        for each in told
-    ]
-    counts = Counter(key for each in places for key in each)
-    whole = sorted(key for key, count in counts.items() if count == ranks == len(told))
-    if not whole:
-        return [], len(counts)
-    return [[each[key] for key in whole] for each in places], len(counts) - len(whole)
+    keys, places = [], []
+    for each in told:
+        first, steps = (each.windows[name].astype(np.int64) for name in ("first_step", "steps"))
+        early = np.flatnonzero(first + steps <= horizon) if horizon is not None else np.arange(len(first))
+        # What a rank wrote twice counts as it wrote it last.
+        found, last = np.unique(((first << LENGTH_BITS) + steps)[early][::-1], return_index=True)
+        keys.append(found)
+        places.append(early[::-1][last])
+    distinct, counts = np.unique(np.concatenate([np.empty(0, np.int64), *keys]), return_counts=True)
+    whole = distinct[counts == ranks] if len(told) == ranks else distinct[:0]
+    if not len(whole):
+        return [], len(distinct)
+    return (
+        [place[np.searchsorted(found, whole)] for found, place in zip(keys, places, strict=True)],
+        len(distinct) - len(whole),
+    )
 
 
 def without_cold(windows: Windows) -> Windows:
     """Return the windows of a run, those marked that stand before each attempt was warm."""
     step_s = windows.wall_s / windows.steps
-    declared = windows.declared
-    cold: set[int] = set()
-    for _, places in itertools.groupby(range(len(windows)), key=windows.attempts.__getitem__):
-        of_attempt = [place for place in places if declared[place]]
-        cold.update(of_attempt[: cold_windows(step_s[of_attempt].tolist())])
-    return replace(windows, cold=frozenset(cold))
+    cold = np.zeros(len(windows), dtype=bool)
+    for number in np.unique(windows.attempts):
+        of_attempt = np.flatnonzero((windows.attempts == number) & windows.declared)
+        cold[of_attempt[: cold_windows(step_s[of_attempt].tolist())]] = True
+    return replace(windows, cold=cold)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from hpcbench.analysis.history import without_cold
 from hpcbench.analysis.warmup import LARGEST_SHARE, cold_windows
 from hpcbench.analysis.windows import Windows
-from hpcbench.records.columns import FIELDS, StepColumns
+from hpcbench.records.columns import StepColumns
 from hpcbench.records.events import Steps
 
 
@@ -49,8 +50,7 @@ def test_each_attempt_warms_up_by_itself() -> None:
     """A run that goes on in a new process is cold again; what was declared as warm-up stays that."""
     first = [window(0, 9.0, counted=False), window(2, 2.0), *(window(2 * n, 1.0) for n in range(2, 6))]
     second = [window(12, 3.0), *(window(2 * n, 1.0) for n in range(7, 11))]
-    columns = zip(*([getattr(each, name) for name in FIELDS] for each in [*first, *second]), strict=True)
-    windows = Windows((1,) * len(first) + (2,) * len(second), (StepColumns(tuple(columns)),))
-    counted = [each.counted for each in without_cold(windows)]
+    attempts = np.repeat([1, 2], [len(first), len(second)])
+    windows = Windows(attempts, (StepColumns.of([*first, *second]),), np.zeros(len(attempts), dtype=bool))
     assert without_cold(windows).counted.first_step.tolist() == [4, 6, 8, 10, 14, 16, 18, 20]
-    assert counted == [False, False, True, True, True, True, False, True, True, True, True]
+    assert np.flatnonzero(without_cold(windows).cold).tolist() == [1, 6]

@@ -27,12 +27,13 @@ def non_finite_loss(repeat: Repeat) -> Observation | None:
     counts = windows.numbers("non_finite").sum(axis=1)
     if not counts.any():
         return None
-    first = windows[int(np.flatnonzero(counts)[0])]
+    place = np.flatnonzero(counts)[0]
+    first = int(windows.first_step[place])
     losses = int(counts.sum())
     return Observation(
-        message=f"{losses:,} losses are infinite or no number, the first between steps {first.first_step} "
-        f"and {first.first_step + first.steps - 1}",
-        figures={"non_finite": losses, "first_step": first.first_step},
+        message=f"{losses:,} losses are infinite or no number, the first between steps {first} "
+        f"and {first + int(windows.steps[place]) - 1}",
+        figures={"non_finite": losses, "first_step": first},
     )
 
 

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from hpcbench.errors import RecordError
-from hpcbench.records import columns, reader
-from hpcbench.records.columns import FIELDS, read_rank
+from hpcbench.records import rank_file, reader
+from hpcbench.records.columns import LISTS, NUMBERS, StepColumns
 from hpcbench.records.events import Epoch, Steps
+from hpcbench.records.rank_file import read_rank
 from hpcbench.records.reader import read_events
 from tests.report.records import Story, Sweep, spec
 
@@ -28,10 +31,10 @@ def file(tmp_path: Path) -> Path:
 
 
 def rewrite(file: Path, change: Callable[[Lines], object]) -> None:
-    """Change the lines of a file."""
+    """Change the lines of a file, as our writer would have written them."""
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     change(lines)
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    file.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines))
 
 
 def first_window(lines: Lines) -> dict[str, Any]:
@@ -46,8 +49,12 @@ def test_columns_hold_what_the_lines_say(file: Path) -> None:
     reading = read_rank(file, run_id)
     windows = [event for event in events if isinstance(event, Steps)]
     assert len(windows) > 5
-    for name in FIELDS:
-        assert list(reading.steps[name]) == [getattr(window, name) for window in windows]
+    for name in NUMBERS:
+        assert_same(reading.steps.windows[name], [getattr(window, name) for window in windows])
+    for name in LISTS:
+        lists = [getattr(window, name) for window in windows]
+        assert_same(reading.steps.steps[name], [entry for entries in lists for entry in entries])
+        assert reading.steps.told[name].all()
     assert [record.event for record in reading.records] == [e for e in events if not isinstance(e, Steps)]
     assert (reading.torn, reading.foreign) == (0, 0)
     assert reading.last_ns == read_events(file).records[-1].time_ns
@@ -58,7 +65,7 @@ def test_a_file_as_our_writer_writes_it_is_not_read_line_by_line(
 ) -> None:
     """The fast way is the one that is taken."""
     run_id = read_events(file).records[0].run_id
-    monkeypatch.delattr(columns, "read_events")
+    monkeypatch.delattr(rank_file, "read_events")
     assert len(read_rank(file, run_id).steps) > 5
 
 
@@ -87,12 +94,59 @@ def test_lines_of_other_runs_are_left_out_and_counted(file: Path) -> None:
     assert len(reading.records) == len(whole.records) - 1
 
 
+def test_what_is_not_known_is_no_number(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss that was not finite, and lists of a rank that sees none; whoever reads, it is the same."""
+
+    def forget(lines: Lines) -> None:
+        windows = [line for line in lines if line["event"] == "steps"]
+        windows[0]["loss_sum"][2] = None
+        windows[1].update(loss_sum=None, correct=None, loss_samples=None, peak_memory_bytes=None)
+
+    rewrite(file, forget)
+    run_id = read_events(file).records[0].run_id
+    with monkeypatch.context() as only_fast:
+        only_fast.delattr(rank_file, "read_events")
+        fast = read_rank(file, run_id).steps
+    first, second = (int(steps) for steps in fast.windows["steps"][:2])
+    unknown = np.isnan(fast.steps["loss_sum"])
+    assert np.flatnonzero(unknown).tolist() == [2, *range(first, first + second)]
+    assert fast.told["loss_sum"].tolist() == [True, False] + [True] * (len(fast) - 2)
+    assert np.isnan(fast.windows["peak_memory_bytes"][1])
+    assert not np.isnan(fast.steps["step_s"]).any()
+    rewrite(file, lambda lines: first_window(lines).update(samples=True))  # which Python takes for a number
+    slow = read_rank(file, run_id).steps
+    for name in set(NUMBERS) - {"samples"}:
+        assert_same(slow.windows[name], fast.windows[name])
+    for name in LISTS:
+        assert_same(slow.steps[name], fast.steps[name])
+        assert_same(slow.told[name], fast.told[name])
+
+
+@pytest.mark.parametrize("places", [[], [0], [1, 2, 3], [0, 2, 3], [3, 1]])
+def test_windows_are_taken_with_their_steps(file: Path, places: list[int]) -> None:
+    """Whichever are taken, in whatever order, each keeps its numbers and its lists."""
+    windows = [record.event for record in read_events(file).records if isinstance(record.event, Steps)]
+    taken = StepColumns.of(windows).taken(np.array(places, dtype=np.int64))
+    wanted = StepColumns.of([windows[place] for place in places])
+    for name in NUMBERS:
+        assert_same(taken.windows[name], wanted.windows[name])
+    for name in LISTS:
+        assert_same(taken.steps[name], wanted.steps[name])
+        assert_same(taken.told[name], wanted.told[name])
+
+
+def assert_same(found: NDArray[Any], wanted: Any) -> None:
+    """Compare numbers; one that is not known is like another."""
+    np.testing.assert_array_equal(found, np.asarray(wanted, dtype=found.dtype))
+
+
 BROKEN: dict[str, Callable[[Lines], object]] = {
     "a field is missing": lambda lines: first_window(lines).pop("wall_s"),
     "a field too many": lambda lines: first_window(lines).update(colour="red"),
     "a text for a number": lambda lines: first_window(lines).update(wall_s="long"),
     "half a sample": lambda lines: first_window(lines).update(samples=0.5),
     "a newer schema": lambda lines: first_window(lines).update(schema=99),
+    "a text for a flag": lambda lines: first_window(lines).update(counted="yes"),
     "no run id": lambda lines: first_window(lines).pop("run_id"),
     "a number for a run id": lambda lines: first_window(lines).update(run_id=7),
     "an unknown event": lambda lines: first_window(lines).update(event="holiday"),
@@ -126,7 +180,7 @@ def test_lines_of_an_older_schema_are_upgraded(file: Path, monkeypatch: pytest.M
     run_id = read_events(file).records[0].run_id
     rewrite(file, lambda lines: first_window(lines).update(schema=0, lr=None))
     monkeypatch.setitem(reader.UPGRADES, 0, lambda line: {**line, "lr": 0.25})
-    assert read_rank(file, run_id).steps["lr"][0] == 0.25
+    assert read_rank(file, run_id).steps.windows["lr"][0] == 0.25
 
 
 def test_an_empty_file_and_one_of_a_torn_line_hold_nothing(tmp_path: Path) -> None:
