@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,14 @@ class StoredSteps:
 class Digest:
     """One repeat of one run. `spec` is None where it can't be read; `history` has none of its large parts.
 
+    `configuration` is what all repeats of a run have in common and no other run has, empty without a spec.
     `observed` is what each rule sees in a finished run, by its code; `first_losses` are those of the steps
     that parity is judged by; `curve` is the loss over training: steps, and the mean around each.
     """
 
     run_id: str = ""
     spec: RunSpec | None = None
+    configuration: str = ""
     history: History
     figures: Figures | None = None
     epochs: tuple[rows.Row, ...] = ()
@@ -73,11 +75,12 @@ def digest(folder: RunFolder, claimed: Collection[int]) -> Digest:
         history = read_history(folder, spec, run_id, {*claimed, *folder.attempts()})
     except (RecordError, OSError) as error:
         broken = History(state=State.UNREADABLE, reason=str(error), problems=(str(error),))
-        return Digest(run_id=run_id, spec=spec, history=broken)
+        return Digest(run_id=run_id, spec=spec, configuration=_configuration(spec), history=broken)
     steps = step_table(history.windows)
     return Digest(
         run_id=run_id,
         spec=spec,
+        configuration=_configuration(spec),
         history=history.kept(),
         figures=figures(history, spec),
         epochs=tuple(rows.epoch_rows(history, spec, steps)),
@@ -95,6 +98,10 @@ def _read_spec(folder: RunFolder) -> tuple[RunSpec, str]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise RecordError(f"{folder.spec}: this does not describe a run ({reason})") from error
+
+
+def _configuration(spec: RunSpec | None) -> str:
+    return replace(spec, seed=0).run_id if spec else ""
 
 
 def _observed(history: History, spec: RunSpec) -> dict[str, Observation]:
@@ -129,6 +136,7 @@ def to_json(kept: Digest) -> dict[str, Any]:
     return {
         "run_id": kept.run_id,
         "spec": _values(kept.spec),
+        "configuration": kept.configuration,
         "history": {name: value for name, value in history.items() if name not in LARGE},
         "figures": kept.figures,
         "epochs": kept.epochs,
@@ -149,6 +157,7 @@ def from_json(data: Mapping[str, Any], steps: StoredSteps) -> Digest:
     return Digest(
         run_id=data["run_id"],
         spec=RunSpec.from_json(data["spec"]) if data["spec"] else None,
+        configuration=data["configuration"],
         history=_history(data["history"]),
         figures=Figures(**{**derived, "staleness": _by_number(derived["staleness"])}) if derived else None,
         epochs=tuple(data["epochs"]),

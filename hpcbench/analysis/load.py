@@ -6,7 +6,6 @@ keeps the others from being read.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,10 +74,10 @@ class Run:
         """Where the run stands, for messages."""
         return f"{self.name}/r{self.repeat}"
 
-    @cached_property
+    @property
     def configuration(self) -> str:
         """What all repeats of a run have in common and no other run has."""
-        return dataclasses.replace(self.spec, seed=0).run_id if self.spec else ""
+        return self.digest.configuration
 
 
 @dataclass(frozen=True)

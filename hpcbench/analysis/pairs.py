@@ -24,6 +24,8 @@ from hpcbench.analysis.statistics import (
     two_sided_p,
 )
 
+ByBlock = Mapping[str, Mapping[str, float]]  # values by the names of runs, and by block
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -99,7 +101,7 @@ class Pairs:
         return counts
 
 
-def compare_all(names: Sequence[str], values: Mapping[str, Mapping[str, float]], measure: Measure) -> Pairs:
+def compare_all(names: Sequence[str], values: ByBlock, measure: Measure) -> Pairs:
     """Test every pair of rows, block by block; the correction is for the tests that could be made."""
     table = _table(names, values)
     count = len(names)
@@ -156,7 +158,7 @@ def _tests(
     return deviation, freedom, np.where(tested, p, np.nan)
 
 
-def _table(names: Sequence[str], values: Mapping[str, Mapping[str, float]]) -> Numbers:
+def _table(names: Sequence[str], values: ByBlock) -> Numbers:
     """Return the values as rows of names and columns of blocks, NaN where one is missing."""
     places: dict[str, int] = {}
     for name in names:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hpcbench.analysis.columns import RANKING
 from hpcbench.analysis.history import State
-from hpcbench.analysis.pairs import Measure, Pair, Pairs, compare_all
+from hpcbench.analysis.pairs import ByBlock, Measure, Pair, Pairs, compare_all
 from hpcbench.analysis.rows import Row, plain_rows, table
 from hpcbench.analysis.statistics import estimate, rank_spans
 from hpcbench.errors import input_error
@@ -67,10 +67,11 @@ def rank(runs: pd.DataFrame, *, rank_by: str = "throughput_samples_s") -> Rankin
         repeats.setdefault(str(row["experiment"]), []).append(row)
     summaries = [_summary(name, repeats[name]) for name in sorted(repeats)]
     # A class of None holds runs whose description can't be read; it stands last.
+    values = by_block(runs, rank_by)
     classes = sorted({row["class"] for row in summaries}, key=lambda label: (label is None, label or ""))
     for label in classes:
         members = [row for row in summaries if row["class"] == label]
-        ranked, pairs[str(label)] = _rank_class(members, runs, rank_by)
+        ranked, pairs[str(label)] = _rank_class(members, values, rank_by)
         rows += ranked
     return Ranking(table(rows, RANKING), pairs, rank_by)
 
@@ -120,14 +121,14 @@ def _limit(repeats: Sequence[Row], *, finished: bool) -> str | None:
     return next(state.value for state in order if state.value in states)
 
 
-def _rank_class(members: list[Row], runs: pd.DataFrame, rank_by: str) -> tuple[list[Row], list[Pair]]:
+def _rank_class(members: list[Row], values: ByBlock, rank_by: str) -> tuple[list[Row], list[Pair]]:
     measure = MEASURES[rank_by]
     sign = -1.0 if measure.higher_is_better else 1.0
     ranked = [row for row in members if row["rankable"] and row.get(rank_by) is not None]
     ranked.sort(key=lambda row: (sign * row[rank_by], row["experiment"]))
     others = [row for row in members if row not in ranked]
     names = [row["experiment"] for row in ranked]
-    pairs = compare_all(names, by_block(runs, names, rank_by), measure)
+    pairs = compare_all(names, values, measure)
     spans = rank_spans(pairs.beaten_by(), pairs.beats())
     rows = [{**row, "rank": low, "rank_high": high} for row, (low, high) in zip(ranked, spans, strict=True)]
     return rows + others, told_pairs(pairs, baseline(ranked))
@@ -152,11 +153,11 @@ def told_pairs(pairs: Pairs, base: int | None) -> list[Pair]:
     return [pairs.pair(i, j) for i, j in (*neighbours, *against)]
 
 
-def by_block(runs: pd.DataFrame, names: Sequence[str], column: str) -> dict[str, dict[str, float]]:
-    """Return the values of a column by run name and block, of finished repeats."""
-    usable = runs[(runs["state"] == State.FINISHED.value) & runs[column].notna()]
-    found: dict[str, dict[str, float]] = {name: {} for name in names}
-    for name, block, value in usable[["experiment", "block", column]].itertuples(index=False):
-        if name in found:
-            found[name][str(block)] = float(value)
+def by_block(runs: pd.DataFrame, column: str) -> ByBlock:
+    """Return the values of a column of finished repeats by run name and block; {} for a run without any."""
+    found: dict[str, dict[str, float]] = {}
+    for row in plain_rows(runs[["experiment", "block", "state", column]]):
+        values = found.setdefault(row["experiment"], {})
+        if row["state"] == State.FINISHED.value and row[column] is not None:
+            values[str(row["block"])] = float(row[column])
     return found

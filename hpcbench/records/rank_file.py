@@ -96,7 +96,9 @@ def _columns(lines: Sequence[bytes], run_id: str) -> tuple[StepColumns, NDArray[
         return StepColumns(), np.empty(0, np.int64)
     text = b"\n".join(lines)
     reading = pj.ReadOptions(use_threads=False, block_size=min(len(text) + 1, _LARGEST_BLOCK_BYTES))
-    table = pj.read_json(pa.BufferReader(text), reading, _PARSING).combine_chunks()
+    # Its own pools give pages back after each file and have to get new ones for the next.
+    memory = pa.system_memory_pool()
+    table = pj.read_json(pa.BufferReader(text), reading, _PARSING, memory_pool=memory).combine_chunks(memory)
     if table.num_rows != len(lines) or any(table[name].null_count for name in _COLUMNS.keys() - _MAY_BE_NULL):
         raise _UnusualError
     if pc.unique(table["schema"]).to_pylist() != [SCHEMA]:

@@ -14,7 +14,8 @@ from hpcbench.analysis.audit.judge import rank_audited
 from hpcbench.analysis.history import State
 from hpcbench.analysis.limits import standings
 from hpcbench.analysis.load import Loaded, load, results_folder
-from hpcbench.analysis.ranking import check_rank_by
+from hpcbench.analysis.ranking import by_block, check_rank_by
+from hpcbench.analysis.reading import collection_off
 from hpcbench.analysis.rows import plain_rows
 from hpcbench.config.spec import Group
 from hpcbench.errors import InputError, input_error
@@ -67,7 +68,7 @@ def collect(
     check_rank_by(rank_by)
     spoken = words(lang)
     sources = [results_folder(path) for path in folders]
-    with report_folder(sources[-1].report) as report:
+    with report_folder(sources[-1].report) as report, collection_off():
         loaded = load(folders, blocks=MODEL_BLOCKS, cache=known(report))
         reached = standings(loaded)
         problems = list(loaded.problems)
@@ -87,11 +88,12 @@ def collect(
             draw_all(plots, found, rows, sweeps, spoken, problems) if pictures else remove_others(plots, [])
         )
         _write_frames(report, loaded)
+        values = by_block(loaded.runs, rank_by)
         content = Content(
             loaded=loaded, ranking=ranking, rows=rows, scenes=found, findings=findings, problems=problems,
             incomplete=incomplete(loaded.runs, spoken), studies=study_tables(rows, loaded, spoken),
             limits=limit_tables(reached, loaded.ceilings, rows, spoken),
-            statistics=[each for scene in found if (each := statistics_of(scene, loaded.runs, rank_by))],
+            statistics=[each for scene in found if (each := statistics_of(scene, values, rank_by))],
         )  # fmt: skip
         if reached:
             write_atomically(report / "ceilings.csv", limits_csv(reached))

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from hpcbench.analysis.columns import FLAG, NUMBER, TEXT, WHOLE
-from hpcbench.analysis.pairs import Pair, compare_all
-from hpcbench.analysis.ranking import MEASURES, baseline, by_block
+from hpcbench.analysis.pairs import ByBlock, Pair, compare_all
+from hpcbench.analysis.ranking import MEASURES, baseline
 from hpcbench.analysis.rows import table
 from hpcbench.report.cells import NOTHING, Row, number
 from hpcbench.report.plots.scene import Scene
@@ -43,9 +41,10 @@ class Statistics:
     rows: list[Row]
 
 
-def statistics_of(scene: Scene, runs: pd.DataFrame, rank_by: str) -> Statistics | None:
+def statistics_of(scene: Scene, values: ByBlock, rank_by: str) -> Statistics | None:
     """Return the statistics of the ranked rows of a scene, corrected inside it; None for fewer than two.
 
+    `values` are those of `rank_by`, by run name and block.
     An effect is a ratio where the column is compared by ratio, else a difference.
     """
     measure = MEASURES[rank_by]
@@ -56,7 +55,7 @@ def statistics_of(scene: Scene, runs: pd.DataFrame, rank_by: str) -> Statistics 
     if base is None or len(rows) < 2:
         return None
     names = [row["experiment"] for row in rows]
-    pairs = compare_all(names, by_block(runs, names, rank_by), measure)
+    pairs = compare_all(names, values, measure)
     found = [
         {
             **{name: row.get(name) for name in COLUMNS},
