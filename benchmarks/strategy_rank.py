@@ -6,12 +6,15 @@ with the name of a strategy as a third argument, how much that strategy adds to 
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -85,14 +88,25 @@ def measure_speed(rank: int) -> dict[str, Any]:
 
 
 def measure_memory(name: str, rank: int) -> dict[str, Any]:
-    """Train a few steps of ResNet-50; the peak of the resident set, beyond what it was before."""
+    """Train a few steps of ResNet-50; the resident set at its peak and between steps, beyond what it was."""
     dist.all_reduce(torch.ones(1))  # the group's own buffers come first
-    before = resident_peak_bytes()
+    peak, held = resident_peak_bytes(), resident_bytes()
     strategy = begin(name, {}, "resnet50", rank)
     for _ in range(3):
         do_step(strategy, make_batch(SMALL_BATCH))
     elements = sum(parameter.numel() for parameter in strategy.model.parameters())
-    return {"peak_bytes": resident_peak_bytes() - before, "parameter_bytes": 4 * elements}
+    return {
+        "peak_bytes": resident_peak_bytes() - peak,
+        "held_bytes": resident_bytes() - held,
+        "parameter_bytes": 4 * elements,
+    }
+
+
+def resident_bytes() -> int:
+    """Return the resident set, once what is free has been given back."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
 
 
 def main(rank: int, folder: Path, name: str | None = None) -> None:

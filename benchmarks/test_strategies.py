@@ -47,24 +47,27 @@ def test_collective_keeps_up_with_ddp(
 
 
 @pytest.fixture(scope="module")
-def peaks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
-    """Return what each strategy adds to the resident set of its larger rank, training ResNet-50."""
+def memory(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+    """Return what each strategy adds to the resident set of the rank with more of it, training ResNet-50."""
     found = {}
     for name in HELD:
         seen = run_ranks(MODULE, RANKS, tmp_path_factory.mktemp(name), name)
-        found[name] = max(seen, key=lambda each: float(each["peak_bytes"]))
+        found[name] = {what: max(float(each[what]) for each in seen) for what in seen[0]}
     return found
 
 
-def test_sharded_strategies_hold_less(peaks: dict[str, dict[str, float]]) -> None:
-    """Each has a lower peak than DDP; printed beside the bytes that it must hold."""
-    model = peaks["ddp"]["parameter_bytes"]
-    for name, seen in peaks.items():
+def test_sharded_strategies_hold_less(memory: dict[str, dict[str, float]]) -> None:
+    """Between steps each holds less than DDP does; printed beside the bytes that it must hold, and its peak.
+
+    The peak is no measure of it on a CPU: the model is built whole, and what is freed is given back late.
+    """
+    model = memory["ddp"]["parameter_bytes"]
+    for name, seen in memory.items():
         print(
-            f"\n{name}: peak {seen['peak_bytes'] / 1e6:.0f} MB beyond the start; parameters, gradients and "
-            f"momentum have {HELD[name] * model / 1e6:.0f} MB",
+            f"\n{name}: {seen['held_bytes'] / 1e6:.0f} MB beyond the start, at the peak {seen['peak_bytes'] / 1e6:.0f} MB; "
+            f"parameters, gradients and momentum have {HELD[name] * model / 1e6:.0f} MB",
             end="",
         )
     print()
     for name in ("zero1", "fsdp_grad", "fsdp_full"):
-        assert peaks[name]["peak_bytes"] < peaks["ddp"]["peak_bytes"]
+        assert memory[name]["held_bytes"] < memory["ddp"]["held_bytes"]
