@@ -40,8 +40,8 @@ def test_step_is_near_the_lower_bound(figures: dict[str, float]) -> None:
 def test_flat_exchange_beats_one_message_for_each_tensor(figures: dict[str, float]) -> None:
     """Pieces of a flat vector, all under way at once, against tensor after tensor.
 
-    The aim is three times as fast, which a busy machine shows: there each message waits for its process. On an
-    idle one the bytes alone take half of what tensor after tensor takes, and nothing can be three times as fast.
+    The aim is three times as fast, as on a busy machine, where each message waits for its process. On an idle
+    one the bytes alone take half of what tensor after tensor takes: nothing can be three times as fast.
     """
     ratio = figures["per_tensor"] / figures["exchange"]
     print(

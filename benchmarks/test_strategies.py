@@ -64,8 +64,9 @@ def test_sharded_strategies_hold_less(memory: dict[str, dict[str, float]]) -> No
     model = memory["ddp"]["parameter_bytes"]
     for name, seen in memory.items():
         print(
-            f"\n{name}: {seen['held_bytes'] / 1e6:.0f} MB beyond the start, at the peak {seen['peak_bytes'] / 1e6:.0f} MB; "
-            f"parameters, gradients and momentum have {HELD[name] * model / 1e6:.0f} MB",
+            f"\n{name}: {seen['held_bytes'] / 1e6:.0f} MB beyond the start, at the peak "
+            f"{seen['peak_bytes'] / 1e6:.0f} MB; parameters, gradients and momentum have "
+            f"{HELD[name] * model / 1e6:.0f} MB",
             end="",
         )
     print()
