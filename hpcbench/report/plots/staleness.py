@@ -13,6 +13,7 @@ from hpcbench.report.plots.scene import Scene
 from hpcbench.report.plots.style import BLUE, PLOT_IN, figure, shown
 
 PANEL_IN = 2.1
+FEWEST_PLACES = 5  # on the axis: 0 alone would be a wall
 
 
 def draw_staleness(scene: Scene) -> Figure | None:
@@ -24,8 +25,9 @@ def draw_staleness(scene: Scene) -> Figure | None:
         PLOT_IN + 1, 0.9 + PANEL_IN * len(rows), f"{scene.words.captions['staleness']} – {scene.title}"
     )
     grid = drawn.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)
-    for axes, row in zip(grid[:, 0], rows, strict=True):
-        counts = _counts(scene, row)
+    told = [_counts(scene, row) for row in rows]
+    grid[0, 0].set_xlim(-0.6, max(FEWEST_PLACES - 1, *map(max, told)) + 0.6)
+    for axes, row, counts in zip(grid[:, 0], rows, told, strict=True):
         whole = counts.total()
         mean = sum(value * count for value, count in counts.items()) / whole
         axes.bar(list(counts), [100 * count / whole for count in counts.values()], color=BLUE, width=0.8)
