@@ -20,8 +20,9 @@ from hpcbench.analysis.audit.evidence import Repeat
 from hpcbench.analysis.audit.findings import Observation
 from hpcbench.analysis.audit.replicas import PARITY_STEPS
 from hpcbench.analysis.audit.rules import RULES
-from hpcbench.analysis.figures import Figures, StepTable, figures, step_table
+from hpcbench.analysis.figures import Figures, figures
 from hpcbench.analysis.history import LARGE, History, State, read_history
+from hpcbench.analysis.step_table import StepTable, step_table
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import RecordError
 from hpcbench.records.events import Check, Epoch, Evaluation, Event, ExchangeAblation, RunFinished, RunStarted

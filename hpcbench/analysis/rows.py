@@ -16,7 +16,6 @@ from hpcbench.analysis.columns import FLAG, NUMBER, TEXT, WHOLE
 from hpcbench.analysis.figures import (
     PHASES,
     Figures,
-    StepTable,
     accuracy_pct,
     applied_samples_s,
     devices,
@@ -27,6 +26,7 @@ from hpcbench.analysis.figures import (
     throughput_samples_s,
 )
 from hpcbench.analysis.history import History
+from hpcbench.analysis.step_table import StepTable
 from hpcbench.config.spec import RunSpec
 from hpcbench.strategies import STRATEGIES
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpcbench.analysis.digest import StoredSteps
-from hpcbench.analysis.figures import StepTable
+from hpcbench.analysis.step_table import StepTable
 
 NUMBERS = {"epoch": pa.int64(), "step": pa.int64(), "loss": pa.float64(), "acc_pct": pa.float64()}
 KEYS = {"experiment": pa.string(), "repeat": pa.int64(), "run_id": pa.string()}
