@@ -83,8 +83,10 @@ class Job:
         return f"its job ended before it came to this run{said}; what it said is in {self.folder.path}"
 
     def waits(self) -> str:
-        """Return what it waits for, as the scheduler puts it."""
+        """Return what a run waits for that this job is to do, as the scheduler puts it."""
         place = self.slurm.find(self.name, self.index) if self.slurm and self.name else None
+        if self.folder.probing.exists() and not (place and place.waiting):
+            return "its job first measures what the node can do"
         return str(place) if place else "queued"
 
     def last_words(self) -> str:

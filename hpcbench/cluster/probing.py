@@ -86,21 +86,34 @@ def probe_first(work: Work, runs: Sequence[tuple[str, int]]) -> None:
     except (HpcbenchError, OSError) as error:
         say(f"ceilings not measured: {error}")
         return
-    for number, probe in enumerate(probes_for(wanted)):
-        if work.inbox.stopped():
-            return
-        folder = RunFolder(results.ceilings / f"{work.job_id}.{number}")
-        began = time.monotonic()
-        try:
-            ending = _do(work, probe, folder)
-            lines = collect_ceilings(folder, results)
-        except (HpcbenchError, OSError) as error:
-            say(f"ceilings not measured: {error}")
-            continue
-        reason = "" if ending.state == "finished" else f", not all: {ending.reason}; {folder.logs} tells more"
-        say(f"ceilings of {len(probe.specs)} recipes: {lines} after {time.monotonic() - began:.1f} s{reason}")
-        if ending.state == "finished":
-            shutil.rmtree(folder.path, ignore_errors=True)
+    if not wanted:
+        return
+    told = results.job(work.job_id).probing
+    try:
+        told.touch()
+        for number, probe in enumerate(probes_for(wanted)):
+            if work.inbox.stopped():
+                return
+            _measure(work, probe, RunFolder(results.ceilings / f"{work.job_id}.{number}"))
+    except OSError as error:
+        say(f"ceilings not measured: {error}")
+    finally:
+        told.unlink(missing_ok=True)
+
+
+def _measure(work: Work, probe: Probe, folder: RunFolder) -> None:
+    """Do a probe, and put what it has measured where the results have it."""
+    began = time.monotonic()
+    try:
+        ending = _do(work, probe, folder)
+        lines = collect_ceilings(folder, ResultsFolder(Path(work.plan.results)))
+    except (HpcbenchError, OSError) as error:
+        say(f"ceilings not measured: {error}")
+        return
+    reason = "" if ending.state == "finished" else f", not all: {ending.reason}; {folder.logs} tells more"
+    say(f"ceilings of {len(probe.specs)} recipes: {lines} after {time.monotonic() - began:.1f} s{reason}")
+    if ending.state == "finished":
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _unmeasured(results: ResultsFolder, runs: Sequence[tuple[str, int]]) -> list[StoredRun]:

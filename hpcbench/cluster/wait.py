@@ -36,7 +36,7 @@ class View(Protocol):
         """Show that a run is over."""
 
     def doing(self, run: RunStatus) -> None:
-        """Show what happens now."""
+        """Show what happens now: how far a run is, or what the next one waits for."""
 
 
 def leave(results: ResultsFolder, job_ids: Sequence[str]) -> int:
@@ -85,15 +85,17 @@ def _watch(results: ResultsFolder, keys: Sequence[str], view: View) -> None:
         jobs = read_jobs(results)
         living = Living(jobs)
         on_cluster = any(job.slurm for job in jobs)
-        over = []
+        over, busy = [], []
         for key in still_open[: LOOKED_AT_ON_CLUSTER if on_cluster else LOOKED_AT]:
             name, _, repeat = key.rpartition("/r")
             run = run_status(name, int(repeat), results.run(name, int(repeat)), jobs, living)
-            if run.state == "running":
-                view.doing(run)
-            elif not run.queued:
+            if run.state == "running" or run.queued:
+                busy.append(run)
+            else:
                 view.over(run)
                 over.append(key)
+        if busy:
+            view.doing(next((run for run in busy if run.state == "running"), busy[0]))
         still_open = [key for key in still_open if key not in over]
         if on_cluster:
             pause_s = POLL_S if over else min(SLOWEST_POLL_S, pause_s * SLOWER_BY)
@@ -150,7 +152,8 @@ class _Bar:
             self._bar.console.print(_sentence(run), markup=False)
 
     def doing(self, run: RunStatus) -> None:
-        self._bar.update(self._task, description=f"{run.key} {show.how_far(run.progress)}")
+        now = show.how_far(run.progress) if run.state == "running" else run.reason
+        self._bar.update(self._task, description=f"{run.key} {now}")
 
 
 class _Lines:

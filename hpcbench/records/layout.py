@@ -124,6 +124,11 @@ class JobFolder:
         return self.path / "owner.json"
 
     @property
+    def probing(self) -> Path:
+        """There while the job measures what its nodes can do, before its first run."""
+        return self.path / "probing"
+
+    @property
     def script(self) -> Path:
         """What was handed to the scheduler."""
         return self.path / "submission.sh"

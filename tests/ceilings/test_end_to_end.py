@@ -13,7 +13,7 @@ from hpcbench.report.audit import audit_results
 from hpcbench.report.collect import collect
 from tests.audit.judging import errors
 from tests.ceilings.test_probe import write_sweep
-from tests.cluster.helpers import Lab
+from tests.cluster.helpers import Lab, eventually
 
 RUNS = [
     {"strategy": "single_gpu"},
@@ -22,6 +22,7 @@ RUNS = [
 ]
 # A machine with other work gives another figure each time; a wrong formula is off by more than this.
 WITHIN = 4.0
+PROBING = "its job first measures what the node can do"
 
 
 def rows_of(file: Path) -> dict[str, dict[str, str]]:
@@ -34,6 +35,7 @@ def test_a_sweep_is_held_against_what_its_node_can_do(lab: Lab) -> None:
     """Every run has a prediction that is not absurd, a limit and an MFU; none is called wrong."""
     sweep = write_sweep(lab.folder, RUNS, epochs=4, global_batch=64)
     with lab.start("submit", sweep, "--results", "results") as submitted:
+        eventually(lambda: {run.reason for run in lab.states().values()} == {PROBING}, within_s=60)
         _, told = submitted.communicate(timeout=240)
     assert submitted.returncode == 0, told
     results = lab.results().path
