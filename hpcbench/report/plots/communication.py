@@ -1,4 +1,4 @@
-"""Communication overhead: what of a step is exchange, push and pull of a parameter server apart."""
+"""Communication overhead: what of a step is exposed exchange, push and pull of a parameter server apart."""
 
 from __future__ import annotations
 
@@ -10,30 +10,37 @@ from hpcbench.report.plots.bars import Part, stacked_bars
 from hpcbench.report.plots.scene import Scene
 from hpcbench.report.plots.style import ORANGE, PURPLE, VERMILION
 
+SEEN = 0.005  # of a step; a phase that only looks whether there is something to exchange takes less
+
 
 def draw_communication(scene: Scene) -> Figure | None:
-    """Draw the time of a step, mean over counted steps, ranks and repeats; None where nobody communicates.
+    """Draw the time of a step, mean over counted steps, ranks and repeats; None where no exchange was seen.
 
-    What overlaps with the backward pass is inside the rest: a phase timer cannot see it (MEASURING rule 7).
+    Exposed is what an ablation found, else what stands after the backward pass (MEASURING rule 7). What
+    overlaps with that pass is inside the rest: no phase timer can see it.
     """
-    rows = [row for row in scene.rows if _parts(scene, row)]
-    lengths = [_parts(scene, row) for row in rows]
-    if not any(each["exchange"] + each["push"] + each["pull"] > 0 for each in lengths):
+    told = {row["experiment"]: _parts(scene, row) for row in scene.rows}
+    lengths = {name: parts for name, parts in told.items() if parts}
+    if not any(
+        sum(parts.values()) - parts["rest"] > SEEN * sum(parts.values()) for parts in lengths.values()
+    ):
         return None
     words = scene.words.labels
     parts = {
-        "exchange": Part(words["exchange"], VERMILION),
+        "exchange": Part(words["exposed_exchange"], VERMILION),
         "push": Part(words["push"], ORANGE),
         "pull": Part(words["pull"], PURPLE),
         "rest": Part(words["rest_of_step"], "#D0D0D0"),
     }
     return stacked_bars(
         f"{scene.words.captions['communication']} – {scene.title}",
-        [row["experiment"] for row in rows], parts, lengths, words["per_step_ms"], unit=" ms",
+        list(lengths), parts, list(lengths.values()), f"{words['per_step_ms']}\n{words['hidden_exchange']}",
+        unit=" ms",
     )  # fmt: skip
 
 
 def _parts(scene: Scene, row: Row) -> dict[str, float]:
+    """Return the parts of a step in ms; {} where no step counts."""
     runs = scene.of(row, scene.runs)
     steps = float(runs["counted_steps"].sum())
     if not steps:
@@ -41,6 +48,9 @@ def _parts(scene: Scene, row: Row) -> dict[str, float]:
     told = ["exchange_s", "push_s", "pull_s"]
     exchange, push, pull = (1000 * float(runs[name].fillna(0).sum()) / steps for name in told)
     whole = sum(1000 * float(runs[f"{phase}_s"].sum()) / steps for phase in PHASES)
+    exposed = runs["exposed_comm_pct"].dropna()
+    if len(exposed) and not push + pull:
+        exchange = whole * float(exposed.mean()) / 100
     return {
         "exchange": max(0.0, exchange - push - pull),
         "push": push,
