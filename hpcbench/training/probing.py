@@ -42,7 +42,6 @@ from hpcbench.records.ceilings import (
 from hpcbench.records.events import RunFinished, RunStarted
 from hpcbench.strategies.base import Batch, Seat, Strategy, World
 from hpcbench.training.data.base import Dataset, Loader
-from hpcbench.training.data.imagedata import Context
 from hpcbench.training.loop import Trained
 from hpcbench.training.precision import Arithmetic
 from hpcbench.training.session import Session
@@ -219,8 +218,7 @@ class _Probe:
         if self.team.works(point.ranks):
             dtype = Arithmetic(spec.precision, self.team.device).dtype
             dataset = load_dataset(spec, self.team.device, dtype, self.session.placement)
-            place = self.session.placement
-            workers = Context(spec=spec, placement=place, device=self.team.device, dtype=dtype).workers
+            workers = dataset.workers if point.workers is None else point.workers
             feed = _feed(spec, dataset, point.ranks, self.team)
         self.team.barrier()
         if dataset:

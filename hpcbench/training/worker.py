@@ -6,6 +6,7 @@ Exit status: 0 finished; 1 failed, and the record says why; 128 + the signal's n
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
@@ -24,6 +25,8 @@ from hpcbench.training.data import DATASETS
 from hpcbench.training.data.check import find_problem
 from hpcbench.training.limits import out_of_memory
 from hpcbench.training.session import Session, StopRequestedError, read_spec
+
+TIMED_OUT = re.compile(r"timed out|timeout", re.IGNORECASE)  # gloo's and NCCL's words
 
 
 def main() -> int:
@@ -93,13 +96,21 @@ def check_data_early(session: Session) -> None:
 def _failure(session: Session, error: Exception) -> RunFailed:
     memory = out_of_memory(error)
     return RunFailed(
-        reason=f"{type(error).__name__}: {error}".splitlines()[0],
+        reason=_reason(session, error),
         phase=session.phase,
         exception="".join(traceback.format_exception(error))[-8000:],
         limit="memory" if memory else None,
         asked_bytes=memory.asked_bytes if memory else None,
         failed_rank=session.placement.rank,
     )
+
+
+def _reason(session: Session, error: Exception) -> str:
+    """Return the first line of an error; of a time-out also what it means, which its words seldom say."""
+    told = f"{type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, RuntimeError) and TIMED_OUT.search(told) and session.spec.processes > 1:
+        return f"another rank did not answer within timeout_s, {session.spec.timeout_s:g} s ({told})"
+    return told
 
 
 def _leave(status: int) -> NoReturn:

@@ -126,6 +126,8 @@ def test_sweep_probes_once(lab: Lab) -> None:
     (file,) = lab.results().ceilings.iterdir()
     before = file.read_text()
     assert '"compute_ceiling"' in before
+    (loader,) = of_kind([record.ceiling for record in read_ceilings(file).records], InputCeiling)
+    assert loader.workers == 0  # whatever the cores that a rank has: nothing prepares batches of digits ahead
     states = lab.submit(write_sweep(lab.folder, runs, repeats=2))
     assert {state.state for state in states.values()} == {"done"}
     assert len(states) == 2

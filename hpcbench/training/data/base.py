@@ -23,6 +23,7 @@ class Dataset(Protocol):
     classes: int
     train_samples: int
     evaluation_samples: int
+    workers: int = 0  # processes that prepare batches of this rank; 0: it does so itself, between two steps
     shuffled: bool  # False: the order of samples does not matter, and they are taken as they lie
 
     def train_batch(self, samples: Tensor, epoch: int) -> Batch:

@@ -54,6 +54,7 @@ class ImageDataset(Dataset):
         self.evaluation_samples = len(decoders[EVALUATION])
         self._recipe, self._decoders = recipe, decoders
         self._caches, self._workers = caches, workers
+        self.workers = workers.count
         self._device, self._seed = context.device, context.spec.seed
         self._staged = context.staged
         self._replaced = 0

@@ -129,6 +129,7 @@ class Workers:
         self, decoders: dict[str, Decoder], count: int, largest_batch: int, *, pinned: bool = False
     ) -> None:
         self._decoders, self._pinned = decoders, pinned
+        self.count = count
         self._piece = max(1, min(PIECE, math.ceil(largest_batch / max(1, count))))
         self._order = _Order()
         self._loader: DataLoader[Any] | None = None
