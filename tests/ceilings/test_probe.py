@@ -168,7 +168,7 @@ def test_one_recipe_is_added_to_a_file(lab: Lab) -> None:
     assert done.returncode == 0, done.stderr
     assert "smallconv on digits, fp32, batch 8, alone" in done.stdout
     first = read_ceilings(lab.folder / "node.jsonl").records
-    assert [type(each.ceiling) for each in first] == [MatrixCeiling, ComputeCeiling, InputCeiling]
+    assert [type(each.ceiling) for each in first] == [MatrixCeiling, InputCeiling, ComputeCeiling]
     assert not (lab.folder / "results").exists()
     assert lab.run(*arguments).returncode == 0
     assert len(read_ceilings(lab.folder / "node.jsonl").records) == 2 * len(first)

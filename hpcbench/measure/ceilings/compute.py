@@ -18,7 +18,7 @@ from hpcbench.measure.clock import WindowTimes, clock_for
 B = TypeVar("B")
 ROTATING_BATCHES = 8
 WARM_UP_STEPS = 3
-WINDOWS, WINDOW_S = 3, 0.35
+WINDOWS, WINDOW_S = 2, 0.35
 LEAST_STEPS, MOST_STEPS = 2, 200
 # A step that takes so long is measured in one window: it is no matter of a moment's disturbance any more.
 LONG_STEP_S = 2.0
