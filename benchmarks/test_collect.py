@@ -29,9 +29,9 @@ from tests.report import records
 from tests.report.records import Story, Sweep, single
 
 RUNS, STEPS, EPOCHS = 1000, 2000, 4
-# Windows of so many steps -> times DuckDB's processor time, and share of that after one run grew: as held
-# now. The aim is 1 and 5 %: to get there the page and the statistics must be made by pieces too.
-LIMITS = {10: (2.2, 0.35), 1: (1.7, 0.2)}
+# Windows of so many steps -> times DuckDB's processor time, and share of that after one run grew. The aims
+# are 1 and 5 %; not even these bounds on DuckDB's time are reached today (docs/benchmarks).
+LIMITS = {10: (1.0, 0.35), 1: (1.25, 0.15)}
 MOST_MB = 1500
 MANY, MANY_S = 10_000, 60
 DUCKDB = """
@@ -178,4 +178,5 @@ def test_ten_thousand_runs_are_ranked_within_a_minute(folder: Path) -> None:
         f"load {os.getloadavg()[0]:.1f}"
     )
     assert rows == -(-MANY // 3)
+    assert took <= MANY_S
     assert spent <= MANY_S  # no more than one core's worth of them, whatever else runs

@@ -57,9 +57,10 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, floa
 
 
 def test_sharded_strategies_hold_less(memory: dict[str, dict[str, float]]) -> None:
-    """Between steps each holds less than DDP does; printed beside the bytes that it must hold, and its peak.
+    """Between steps, and at the peak, each holds less than DDP does; printed beside what it must hold.
 
-    The peak is no measure of it on a CPU: the model is built whole, and what is freed is given back late.
+    The peak says less on a CPU, and does not always stay below: the model is built whole, and what is freed
+    is given back late.
     """
     model = memory["ddp"]["parameter_bytes"]
     for name, seen in memory.items():
@@ -72,3 +73,4 @@ def test_sharded_strategies_hold_less(memory: dict[str, dict[str, float]]) -> No
     print()
     for name in ("zero1", "fsdp_grad", "fsdp_full"):
         assert memory[name]["held_bytes"] < memory["ddp"]["held_bytes"]
+        assert memory[name]["peak_bytes"] < memory["ddp"]["peak_bytes"]
