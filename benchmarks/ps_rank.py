@@ -19,12 +19,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from benchmarks.ranks import join, leave
-from hpcbench.strategies.base import Batch, World
-from hpcbench.strategies.commands import Command, Inbox, Kind, tell_servers
-from hpcbench.strategies.options import PsOptions
-from hpcbench.strategies.ps import Worker, build
-from hpcbench.training.models import MODELS
-from hpcbench.training.precision import Arithmetic
+from hpcbench.strategies.ps_entry import PsOptions
+from hpcbench.strategies.ps_worker import SyncWorker, build
+from hpcbench.strategies.server_channel import CommandInbox, CommandKind, ServerCommand, send_command
+from hpcbench.strategies.world import World
+from hpcbench.tasks.batches import Batch
+from hpcbench.tasks.task_registry import MODELS
+from hpcbench.training.precision import RunPrecision
 
 WORKERS, SERVER = 2, 2
 BATCH = Batch(torch.randn(8, 3, 32, 32), torch.randint(1000, (8,)))
@@ -122,11 +123,11 @@ class Seat:
     """A worker's or the server's part in what is measured."""
 
     def __init__(self, world: World, model: nn.Module) -> None:
-        self.strategy = build(world, Arithmetic("fp32", CPU), PsOptions())
-        if isinstance(self.strategy, Worker):
+        self.strategy = build(world, RunPrecision("fp32", CPU), PsOptions())
+        if isinstance(self.strategy, SyncWorker):
             self.strategy.prepare(model, make_optimizer)
         else:
-            self.inbox = Inbox(world)
+            self.inbox = CommandInbox(world)
             self.serve(2)  # take the parameters, say that it is ready
 
     def serve(self, count: int) -> None:
@@ -135,12 +136,12 @@ class Seat:
 
     def compute(self) -> None:
         """Go forward and backward."""
-        if isinstance(self.strategy, Worker):
+        if isinstance(self.strategy, SyncWorker):
             self.strategy.forward_backward([BATCH])
 
     def exchange(self) -> None:
         """Push, update, pull."""
-        if isinstance(self.strategy, Worker):
+        if isinstance(self.strategy, SyncWorker):
             self.strategy.begin_step(LR)
             self.strategy.exchange()
         else:
@@ -150,7 +151,7 @@ class Seat:
         """Do a whole step."""
         self.compute()
         self.exchange()
-        if isinstance(self.strategy, Worker):
+        if isinstance(self.strategy, SyncWorker):
             self.strategy.update(LR)
 
 
@@ -176,7 +177,7 @@ def measure(world: World) -> dict[str, float]:
         for name, do in measured.items():
             repeat(do, times[name])
     if world.rank != SERVER:
-        tell_servers(world, Command(kind=Kind.STOP))
+        send_command(world, ServerCommand(kind=CommandKind.STOP))
     figures = {name: statistics.median(each) for name, each in times.items()}
     return {**figures, "bytes": flat.numel() * flat.element_size(), "tensors": len(parameters)}
 

@@ -20,11 +20,13 @@ import torch.distributed as dist
 from torch import nn
 
 from benchmarks.ranks import join, leave
-from hpcbench.measure.memory import resident_peak_bytes
-from hpcbench.strategies import STRATEGIES
-from hpcbench.strategies.base import Batch, Strategy, World
-from hpcbench.training.models import MODELS
-from hpcbench.training.precision import Arithmetic
+from hpcbench.strategies.strategy_base import Strategy
+from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.strategies.world import World
+from hpcbench.tasks.batches import Batch
+from hpcbench.tasks.task_registry import MODELS
+from hpcbench.training.measurement import resident_peak_bytes
+from hpcbench.training.precision import RunPrecision
 
 RANKS = 2
 CPU = torch.device("cpu")
@@ -49,7 +51,7 @@ def begin(name: str, options: dict[str, Any], model: str, rank: int) -> Strategy
     torch.manual_seed(0)
     entry = STRATEGIES[name]
     world = World(rank, RANKS, RANKS, CPU, dist.group.WORLD)
-    strategy: Strategy = entry.load()(world, Arithmetic("fp32", CPU), entry.options(**options))
+    strategy: Strategy = entry.load()(world, RunPrecision("fp32", CPU), entry.options(**options))
     strategy.prepare(MODELS[model].load()(channels=3, classes=1000, stem="imagenet"), make_optimizer)
     return strategy
 

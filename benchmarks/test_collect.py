@@ -23,8 +23,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hpcbench.records.layout import RunFolder
 from hpcbench.report.collect import collect
+from hpcbench.runs.results_folder import RunFolder
 from tests.report import records
 from tests.report.records import Story, Sweep, single
 

@@ -26,19 +26,19 @@ from PIL import Image
 
 from hpcbench.config.placement import Placement
 from hpcbench.config.spec import Input, Optimizer, RunSpec
-from hpcbench.strategies.base import Batch, Seat, Strategy, World
-from hpcbench.training.data import DATASETS
-from hpcbench.training.data.augment import CropAndFlip, Moment, Normalise
-from hpcbench.training.data.base import Loader
-from hpcbench.training.data.cifar import EDITIONS
-from hpcbench.training.data.imagedata import TRAIN, ImageDataset
-from hpcbench.training.data.smoke import cut_out, make_smoke_data, photographs
-from hpcbench.training.data.smoke_marker import mark_generated
-from hpcbench.training.data.workers import Request
-from hpcbench.training.models import MODELS
-from hpcbench.training.precision import Arithmetic
-from hpcbench.training.torchvision_import import make_importable
-from hpcbench.training.train import build_optimizer, load_dataset
+from hpcbench.strategies.strategy_base import Strategy
+from hpcbench.strategies.world import World
+from hpcbench.tasks.batches import Batch, RankRole, ShardLoader
+from hpcbench.tasks.cifar_files import CIFAR_EDITIONS
+from hpcbench.tasks.decode_workers import DecodeRequest
+from hpcbench.tasks.image_augmentation import AugmentationSeed, CropAndFlip, NormaliseImages
+from hpcbench.tasks.image_pipeline import TRAIN, ImageDataset
+from hpcbench.tasks.shared_folders import mark_generated
+from hpcbench.tasks.smoke_data import crop_photograph, make_smoke_data, photographs
+from hpcbench.tasks.task_registry import DATASETS, MODELS
+from hpcbench.tasks.torchvision_import import make_torchvision_importable
+from hpcbench.training.precision import RunPrecision
+from hpcbench.training.training_run import build_optimizer, load_dataset
 
 ROOT = Path(__file__).parents[1]
 GPU = torch.cuda.is_available()
@@ -125,12 +125,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(count):
             path = root / part / f"class{number % 8}" / f"{number:05d}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            cut_out(sources, generator, number % 8, 8, (500, 375)).save(path, quality=90)
+            crop_photograph(sources, generator, number % 8, 8, (500, 375)).save(path, quality=90)
     return root
 
 
 def _trainer(model: torch.nn.Module, precision: Any) -> Callable[[Batch], int]:
-    strategy = Strategy(World(0, 1, 1, DEVICE), Arithmetic(precision, DEVICE), None)
+    strategy = Strategy(World(0, 1, 1, DEVICE), RunPrecision(precision, DEVICE), None)
     strategy.prepare(model.to(DEVICE), lambda parameters: build_optimizer(Optimizer(lr=0.01), parameters))
 
     def train(batch: Batch) -> int:
@@ -154,7 +154,7 @@ def test_cifar_from_the_device_keeps_up_with_a_fixed_batch(tmp_path: Path) -> No
     model = MODELS[name].load()(channels=3, classes=100, stem="cifar")
     train = _trainer(model.to(memory_format=torch.channels_last) if GPU else model, precision)
     fixed = dataset.train_batch(torch.arange(size), 0)
-    loader = Loader(dataset, Seat(True, 0, 1), size, 1, seed=0)
+    loader = ShardLoader(dataset, RankRole(True, 0, 1), size, 1, seed=0)
     epochs, steps = iter(range(1000)), 8 if GPU else 2
     repeats = 5 if GPU else 1
 
@@ -177,13 +177,13 @@ def test_cifar_from_the_device_keeps_up_with_a_fixed_batch(tmp_path: Path) -> No
 
 def test_batched_augmentation_beats_one_image_at_a_time() -> None:
     """Crop, mirror and normalise of a batch: 8 times torchvision v2's rate on a CPU, 100 times on a GPU."""
-    make_importable()
+    make_torchvision_importable()
     from torchvision.transforms import v2
 
     size = 512
     images = torch.randint(0, 256, (size, 32, 32, 3), dtype=torch.uint8, device=DEVICE)
-    edition = EDITIONS["cifar100"]
-    normalise = Normalise(edition.mean, edition.deviation, torch.float32, channels_last=False)
+    edition = CIFAR_EDITIONS["cifar100"]
+    normalise = NormaliseImages(edition.mean, edition.deviation, torch.float32, channels_last=False)
     one_by_one = v2.Compose(
         [
             v2.RandomCrop(32, padding=4),
@@ -197,7 +197,7 @@ def test_batched_augmentation_beats_one_image_at_a_time() -> None:
 
     def ours() -> int:
         for epoch in range(8):
-            normalise(augment(images, samples, Moment(0, epoch)))
+            normalise(augment(images, samples, AugmentationSeed(0, epoch)))
         return 8 * size
 
     threads = torch.get_num_threads()
@@ -211,9 +211,9 @@ def test_batched_augmentation_beats_one_image_at_a_time() -> None:
     assert seen.ratio >= (100 if GPU else 8)
 
 
-def _requests(epoch: int, batch: int = 128) -> list[Request]:
+def _requests(epoch: int, batch: int = 128) -> list[DecodeRequest]:
     order = torch.randperm(PICTURES, generator=torch.Generator().manual_seed(epoch))
-    return [Request(TRAIN, samples, Moment(0, epoch)) for samples in order.split(batch)]
+    return [DecodeRequest(TRAIN, samples, AugmentationSeed(0, epoch)) for samples in order.split(batch)]
 
 
 def _host_rate_of(dataset: ImageDataset) -> Callable[[], int]:
@@ -235,7 +235,7 @@ def _decode_held(samples: range) -> int:
 
 
 def _decode_alone(dataset: ImageDataset, samples: range) -> int:
-    done = dataset._decoders[TRAIN].decode(torch.tensor(samples), Moment(0, samples.start))
+    done = dataset._decoders[TRAIN].decode(torch.tensor(samples), AugmentationSeed(0, samples.start))
     return len(done.labels)
 
 
@@ -300,7 +300,7 @@ def test_four_ranks_hold_one_copy(tmp_path: Path) -> None:
 
 def test_index_of_a_large_folder_opens_at_once(tmp_path: Path) -> None:
     """From the second start on, 20,000 files are not looked at any more: 5 times as fast as listing them."""
-    from hpcbench.training.data import layout
+    from hpcbench.tasks import image_layouts
 
     root, past = tmp_path / "large", time.time() - 60
     buffer = io.BytesIO()
@@ -318,7 +318,9 @@ def test_index_of_a_large_folder_opens_at_once(tmp_path: Path) -> None:
 
     def open_index() -> float:
         began = time.perf_counter()
-        assert len(layout.open_part("imagefolder", root, "train", skip_strangers=False)) == 20_000
+        assert (
+            len(image_layouts.open_image_part("imagefolder", root, "train", skip_strangers=False)) == 20_000
+        )
         return time.perf_counter() - began
 
     first = open_index()

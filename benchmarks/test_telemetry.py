@@ -7,8 +7,7 @@ import time
 
 import psutil
 
-from hpcbench.measure.jobtime import JobProcesses
-from hpcbench.measure.telemetry import INTERVAL_S, NodeMeter
+from hpcbench.launch.node_telemetry import INTERVAL_S, JobProcesses, NodeMeter
 
 READINGS = 20
 

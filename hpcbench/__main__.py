@@ -1,4 +1,4 @@
-"""`python -m hpcbench`: the same as `hpcbench`."""
+"""Entry point of `python -m hpcbench`."""
 
 from __future__ import annotations
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from hpcbench.config.catalog import Catalog
-from hpcbench.strategies import STRATEGIES
-from hpcbench.training.data import DATASETS
-from hpcbench.training.models import MODELS
+from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.tasks.task_registry import DATASETS, MODELS
 
 CATALOG = Catalog(strategies=STRATEGIES, models=MODELS, datasets=DATASETS)

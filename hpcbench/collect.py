@@ -1,4 +1,4 @@
-"""`python -m hpcbench.collect`: the same as `hpcbench collect`."""
+"""Entry point of `python -m hpcbench.collect`, the same as `hpcbench collect`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m hpcbench.run`: the same as `hpcbench run`."""
+"""Entry point of `python -m hpcbench.run`, the same as `hpcbench run`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m hpcbench.status`: the same as `hpcbench status`."""
+"""Entry point of `python -m hpcbench.status`, the same as `hpcbench status`."""
 
 from __future__ import annotations
 

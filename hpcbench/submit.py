@@ -1,4 +1,4 @@
-"""`python -m hpcbench.submit`: the same as `hpcbench submit`."""
+"""Entry point of `python -m hpcbench.submit`, the same as `hpcbench submit`."""
 
 from __future__ import annotations
 

@@ -7,8 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from hpcbench.records.columns import StepColumns
-from hpcbench.records.events import (
+from hpcbench.runs.events import (
     Check,
     Epoch,
     Evaluation,
@@ -18,7 +17,8 @@ from hpcbench.records.events import (
     Telemetry,
     Updates,
 )
-from hpcbench.records.reader import Record
+from hpcbench.runs.rank_records import StepColumns
+from hpcbench.runs.record_reader import Record
 
 E = TypeVar("E", bound=Event)
 S = TypeVar("S", Evaluation, Epoch, Check)

@@ -20,7 +20,7 @@ import orjson
 
 import hpcbench
 from hpcbench.analysis.digest import Digest, StoredSteps, from_json, to_json
-from hpcbench.records.layout import RunFolder
+from hpcbench.runs.results_folder import RunFolder
 
 WATCHED = re.compile(r"events\..*\.jsonl|claim\..*\.json|spec\.json")
 CODE = ("analysis", "records", "config", "strategies")  # what digests depend on

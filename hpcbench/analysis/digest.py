@@ -25,8 +25,8 @@ from hpcbench.analysis.history import LARGE, History, State, read_history
 from hpcbench.analysis.step_table import StepTable, step_table
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import RecordError
-from hpcbench.records.events import Check, Epoch, Evaluation, Event, ExchangeAblation, RunFinished, RunStarted
-from hpcbench.records.layout import RunFolder
+from hpcbench.runs.events import Check, Epoch, Evaluation, Event, ExchangeAblation, RunFinished, RunStarted
+from hpcbench.runs.results_folder import RunFolder
 
 MOST_POINTS = 120  # of a curve over steps: a line of more is noise to the eye
 DIGITS = 7  # of a point: more are not seen, and thousands of curves are cached

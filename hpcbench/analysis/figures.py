@@ -13,8 +13,8 @@ import numpy as np
 from hpcbench.analysis.history import History
 from hpcbench.analysis.windows import Windows
 from hpcbench.config.spec import RunSpec
-from hpcbench.records.events import Epoch, Evaluation
-from hpcbench.strategies.options import CollectiveOptions
+from hpcbench.runs.events import Epoch, Evaluation
+from hpcbench.strategies.data_parallel_entries import CollectiveOptions
 
 PHASES = ("data_wait", "forward_backward", "exchange", "update", "other")
 MEGABYTE = 1e6  # bytes

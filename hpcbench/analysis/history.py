@@ -17,8 +17,7 @@ from hpcbench.analysis.attempts import Attempt, ablations_of, newest_by_epoch, t
 from hpcbench.analysis.warmup import cold_windows
 from hpcbench.analysis.windows import LeftBehind, Places, Windows
 from hpcbench.config.spec import RunSpec
-from hpcbench.records.columns import StepColumns
-from hpcbench.records.events import (
+from hpcbench.runs.events import (
     Check,
     Epoch,
     Evaluation,
@@ -30,7 +29,8 @@ from hpcbench.records.events import (
     Telemetry,
     Updates,
 )
-from hpcbench.records.layout import RunFolder
+from hpcbench.runs.rank_records import StepColumns
+from hpcbench.runs.results_folder import RunFolder
 
 
 class State(StrEnum):
@@ -114,7 +114,7 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
 def _read_attempts(
     folder: RunFolder, run_id: str, claimed: Collection[int]
 ) -> tuple[list[Attempt], int, list[str]]:
-    from hpcbench.records.rank_file import read_rank  # pyarrow: who shows what was found does without
+    from hpcbench.runs.rank_records import read_rank  # pyarrow: who shows what was found does without
 
     attempts = {number: Attempt(number) for number in sorted(claimed)}
     torn, foreign = 0, set()

@@ -26,9 +26,9 @@ from hpcbench.analysis.reading import Reference, read_runs
 from hpcbench.analysis.stored import step_tables
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import RecordError, input_error
-from hpcbench.records import ledger
 from hpcbench.records.ceiling_files import MeasuredCeiling, read_ceilings
-from hpcbench.records.layout import ResultsFolder
+from hpcbench.runs import ledger
+from hpcbench.runs.results_folder import ResultsFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +181,8 @@ def results_folder(path: Path) -> ResultsFolder:
 def _references(folder: ResultsFolder, problems: list[str]) -> list[Reference]:
     claims: dict[str, set[int]] = defaultdict(set)
     try:
-        for _, entry in ledger.read(folder.ledger):
-            if isinstance(entry, ledger.Attempt):
+        for _, entry in ledger.read_ledger(folder.ledger):
+            if isinstance(entry, ledger.AttemptClaimed):
                 claims[entry.run].add(entry.attempt)
     except (jsonlines.Error, OSError, AttributeError, KeyError, TypeError) as error:
         # The claims beside the records say the same; without the ledger nothing is lost but history.

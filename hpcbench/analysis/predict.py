@@ -21,7 +21,7 @@ from hpcbench.analysis.computing import Compute
 from hpcbench.analysis.figures import is_asynchronous
 from hpcbench.analysis.predict_traffic import TRAFFIC, Traffic, Transfer
 from hpcbench.config.spec import RunSpec
-from hpcbench.strategies.options import PipelineOptions
+from hpcbench.strategies.whole_batch_entries import PipelineOptions
 
 
 class Limit(StrEnum):

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hpcbench.config.spec import RunSpec
-from hpcbench.strategies.options import (
+from hpcbench.strategies.data_parallel_entries import (
     CollectiveOptions,
     DdpOptions,
     LocalSgdOptions,
-    PipelineOptions,
-    PsOptions,
     Zero1Options,
 )
+from hpcbench.strategies.ps_entry import PsOptions
+from hpcbench.strategies.whole_batch_entries import PipelineOptions
 
 MEBIBYTE = 1024 * 1024
 FIRST_BUCKET = MEBIBYTE  # DDP's: torch.distributed._DEFAULT_FIRST_BUCKET_BYTES

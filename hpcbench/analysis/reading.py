@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hpcbench.analysis.cache import Cache, Look, look_at
 from hpcbench.analysis.digest import Digest, digest
-from hpcbench.records.layout import ResultsFolder, RunFolder
+from hpcbench.runs.results_folder import ResultsFolder, RunFolder
 
 # A process needs a few hundredths of a second to start; one reads about 50 MB in a second.
 WORTH_A_PROCESS_BYTES = 10_000_000

@@ -28,7 +28,7 @@ from hpcbench.analysis.figures import (
 from hpcbench.analysis.history import History
 from hpcbench.analysis.step_table import StepTable
 from hpcbench.config.spec import RunSpec
-from hpcbench.strategies import STRATEGIES
+from hpcbench.strategies.strategy_registry import STRATEGIES
 
 Row = dict[str, Any]
 

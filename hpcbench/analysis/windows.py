@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.records.columns import Numbers, StepColumns
+from hpcbench.runs.rank_records import FloatColumn, StepColumns
 
 Places = NDArray[np.int64]
 
@@ -37,14 +37,14 @@ class Windows:
             self.attempts[places], tuple(rank.taken(places) for rank in self.ranks), self.cold[places]
         )
 
-    def numbers(self, name: str) -> Numbers:
+    def numbers(self, name: str) -> FloatColumn:
         """Return a field as (windows, ranks), not to be changed; NaN where it is None."""
         if name not in self._derived:
             columns = [rank.windows[name] for rank in self.ranks]
             self._derived[name] = np.stack(columns, axis=1) if columns else np.empty((0, 0))
         return self._derived[name]
 
-    def pooled(self, name: str) -> Numbers:
+    def pooled(self, name: str) -> FloatColumn:
         """Return what stands there for each step, of all windows and ranks; NaN where one is None."""
         return np.concatenate([np.empty(0), *(rank.steps[name] for rank in self.ranks)])
 
@@ -53,7 +53,7 @@ class Windows:
         return {}
 
     @cached_property
-    def _derived(self) -> dict[str, Numbers]:
+    def _derived(self) -> dict[str, FloatColumn]:
         return {}
 
     @cached_property
@@ -72,15 +72,15 @@ class Windows:
         return self._whole("steps")
 
     @cached_property
-    def samples(self) -> Numbers:
+    def samples(self) -> FloatColumn:
         """Samples of each window, over the training ranks."""
-        total: Numbers = self.numbers("samples").sum(axis=1)
+        total: FloatColumn = self.numbers("samples").sum(axis=1)
         return total
 
     @cached_property
-    def wall_s(self) -> Numbers:
+    def wall_s(self) -> FloatColumn:
         """Time of each window on the slowest rank: the barriers at both ends make it everybody's."""
-        slowest: Numbers = self.numbers("wall_s").max(axis=1, initial=0.0)
+        slowest: FloatColumn = self.numbers("wall_s").max(axis=1, initial=0.0)
         return slowest
 
     @cached_property

@@ -1,4 +1,7 @@
-"""Every verb of `hpcbench` and its arguments. What a verb needs is imported when it is called."""
+"""The `hpcbench` command: the list of commands and the exit status.
+
+Modules that a command needs are imported when it runs.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,15 @@ import sys
 from collections.abc import Sequence
 
 from hpcbench import __version__
-from hpcbench.cli import answers, here, sweeps
+from hpcbench.cli import job_commands, result_commands
 from hpcbench.errors import HpcbenchError
 
 # In the order of --help.
 ADD = (
-    sweeps.add_submit, here.add_run, sweeps.add_status, answers.add_collect, answers.add_audit,
-    answers.add_compare, here.add_data, sweeps.add_cancel, sweeps.add_retry, sweeps.add_clean,
-    here.add_probe, answers.add_predict, here.add_doctor,
+    job_commands.add_submit, job_commands.add_run, job_commands.add_status,
+    result_commands.add_collect, result_commands.add_audit, result_commands.add_compare,
+    job_commands.add_data, job_commands.add_cancel, job_commands.add_retry, job_commands.add_clean,
+    job_commands.add_probe, result_commands.add_predict, job_commands.add_doctor,
 )  # fmt: skip
 INTERRUPTED = 130
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell shows it

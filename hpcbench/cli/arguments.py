@@ -1,4 +1,4 @@
-"""What the arguments of several verbs have in common."""
+"""Command-line arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # generic for type checkers only
 
-NAMED = ("strategy", "model", "dataset", "ranks")  # fields of a run that have an option of their own
+NAMED_SETTINGS = ("strategy", "model", "dataset", "ranks")  # fields of a run that have an option of their own
 
 
 def add_verb(
@@ -47,14 +47,14 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 def add_named_settings(parser: argparse.ArgumentParser) -> None:
     """Add what says which run is meant, for verbs without a sweep."""
-    for name in NAMED:
+    for name in NAMED_SETTINGS:
         parser.add_argument(f"--{name}", help=f"the same as --set {name}=...")
     add_settings(parser)
 
 
 def named_settings(given: argparse.Namespace) -> tuple[str, ...]:
     """Return what --set says, after the options that are short for it."""
-    named = ((name, getattr(given, name)) for name in NAMED)
+    named = ((name, getattr(given, name)) for name in NAMED_SETTINGS)
     return (*(f"{name}={value}" for name, value in named if value is not None), *given.settings)
 
 
@@ -68,7 +68,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="as JSON")
 
 
-def not_negative(text: str) -> float:
+def non_negative(text: str) -> float:
     """Return a number from 0 on."""
     value = float(text)
     if not 0 <= value < float("inf"):
@@ -76,8 +76,28 @@ def not_negative(text: str) -> float:
     return value
 
 
-def count(text: str) -> int:
+def positive_count(text: str) -> int:
     """Return a whole number from 1 on."""
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 10**15:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
     return int(text)
+
+
+def add_share(parser: argparse.ArgumentParser) -> None:
+    """Add `--share`."""
+    parser.add_argument(
+        "--share", action="store_true", help="let other shared jobs run beside this one, and mark its runs"
+    )
+
+
+def add_waiting(parser: argparse.ArgumentParser) -> None:
+    """Add `--wait` and `--detach`."""
+    add = parser.add_argument
+    add(
+        "--wait",
+        dest="detach",
+        action="store_false",
+        default=None,
+        help="wait, and show the ranking at the end (the default on this machine)",
+    )
+    add("--detach", action="store_true", default=None, help="submit and leave (the default with Slurm)")

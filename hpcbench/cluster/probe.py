@@ -11,24 +11,24 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hpcbench.cluster.admission import cores_shared_by, threads_per_rank, why_not
-from hpcbench.cluster.claim import Ending, claim_next
-from hpcbench.cluster.foreground import somebody_else_runs
-from hpcbench.cluster.inbox import Inbox
-from hpcbench.cluster.machine import Machine, this_machine
-from hpcbench.cluster.plan import new_job_id
 from hpcbench.cluster.probing import Probe, has_ceilings, measured_lines, probes_for
-from hpcbench.cluster.stored import StoredRun
-from hpcbench.cluster.supervisor import Assignment, supervise
 from hpcbench.config.catalog import Catalog, Processes
 from hpcbench.config.data import ROOT_VARIABLE, locate_data
 from hpcbench.config.load import load_run, load_sweep
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import InputError
+from hpcbench.launch.admission import devices_sharing_cores, obstacle_to_run, threads_per_rank
+from hpcbench.launch.machine_queue import is_machine_busy
+from hpcbench.launch.machine_resources import Machine, this_machine
+from hpcbench.launch.rank_processes import SupervisorInbox
+from hpcbench.launch.supervisor import Assignment, supervise
 from hpcbench.records.ceiling_files import MeasuredCeiling, newest, read_ceilings
 from hpcbench.records.ceiling_writer import append_lines
 from hpcbench.records.ceilings import CopyCheck
-from hpcbench.records.layout import ResultsFolder, RunFolder
+from hpcbench.runs.claim import Ending, claim_next
+from hpcbench.runs.ledger import new_job_id
+from hpcbench.runs.results_folder import ResultsFolder, RunFolder
+from hpcbench.runs.spec_file import StoredRun
 
 # Of a run that says nothing: what most runs of a node are, on a CPU with as many ranks as most machines bear.
 USUAL_STRATEGY = "ddp"
@@ -57,9 +57,9 @@ def probe(wanted: Wanted, catalog: Catalog) -> int:
     probes = probes_for(_possible(stored, machine, catalog))
     if wanted.out:
         append_lines(wanted.out, [])
-    if somebody_else_runs():
+    if is_machine_busy():
         print("hpcbench: a job is running on this machine: what is measured is no ceiling", file=sys.stderr)
-    inbox = Inbox()
+    inbox = SupervisorInbox()
     inbox.listen()
     failures, measured = [], []
     for each in probes:
@@ -106,7 +106,7 @@ def _usual(machine: Machine, settings: Sequence[str], catalog: Catalog) -> list[
 
 
 def _stored(specs: Sequence[RunSpec], data: dict[str, str]) -> list[StoredRun]:
-    shares = cores_shared_by(specs)
+    shares = devices_sharing_cores(specs)
     return [
         StoredRun(spec=spec, data=data.get(spec.dataset), cores_shared_by=shares[spec.device])
         for spec in specs
@@ -120,7 +120,7 @@ def _possible(stored: Sequence[StoredRun], machine: Machine, catalog: Catalog) -
     for each in stored:
         spec = each.spec
         obstacle = (
-            why_not(spec, machine, catalog, {spec.dataset: each.data} if each.data else {})
+            obstacle_to_run(spec, machine, catalog, {spec.dataset: each.data} if each.data else {})
             if has_ceilings(spec)
             else f"{spec.strategy} trains nothing"
         )
@@ -137,7 +137,7 @@ def _possible(stored: Sequence[StoredRun], machine: Machine, catalog: Catalog) -
 
 
 def _measure(
-    each: Probe, machine: Machine, inbox: Inbox, out: Path | None, results: ResultsFolder | None
+    each: Probe, machine: Machine, inbox: SupervisorInbox, out: Path | None, results: ResultsFolder | None
 ) -> tuple[Ending, list[MeasuredCeiling]]:
     """Do a probe in a folder that is gone afterwards; returns how it ended and what it has found."""
     with ExitStack() as stack:
@@ -168,7 +168,7 @@ def _print(measured: Sequence[MeasuredCeiling], as_json: bool) -> None:
         lines = [{"ceiling": r.ceiling.kind, "host": r.host, **asdict(r.ceiling)} for r in records]
         print(json.dumps({"ceilings": lines}, indent=1))
         return
-    from hpcbench.cluster.show import console
+    from hpcbench.cli.terminal_tables import console
     from hpcbench.cluster.show_ceilings import ceilings_table
 
     console().print(ceilings_table(records))

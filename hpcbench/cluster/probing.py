@@ -1,4 +1,5 @@
-"""Before the first run of a recipe on a node: what can the node do at most? A probe that fails fails no run.
+"""Before the first run of a recipe on a node: what can the node do at most? A probe that fails fails no
+run.
 
 A probe is started as a run is: by the same supervisor, with the same cores, devices, image and nodes. Only
 what its processes do differs (hpcbench.training.probing). Later runs of the sweep find its ceilings.
@@ -15,23 +16,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcbench.cluster.claim import AlreadyClaimedError, Ending
-from hpcbench.cluster.joblog import say
-from hpcbench.cluster.processes import this_host
-from hpcbench.cluster.stored import StoredRun, read_stored
-from hpcbench.cluster.supervisor import supervise
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import HpcbenchError
+from hpcbench.launch.supervisor import log_line, supervise
 from hpcbench.measure.ceilings.points import distinct, is_measured, probe_spec
 from hpcbench.records.ceiling_files import read_ceilings
 from hpcbench.records.ceiling_writer import append_lines
 from hpcbench.records.ceilings import Ceiling
-from hpcbench.records.layout import ResultsFolder, RunFolder
-from hpcbench.records.writer import write_atomically
-from hpcbench.strategies import STRATEGIES
+from hpcbench.runs.claim import AlreadyClaimedError, Ending
+from hpcbench.runs.process_identity import this_host
+from hpcbench.runs.record_writer import write_atomically
+from hpcbench.runs.results_folder import ResultsFolder, RunFolder
+from hpcbench.runs.spec_file import StoredRun, read_spec_file
+from hpcbench.strategies.strategy_registry import STRATEGIES
 
 if TYPE_CHECKING:
-    from hpcbench.cluster.job import Work
+    from hpcbench.launch.job_execution import JobExecution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def probing_limits_s(runs: Iterable[RunSpec]) -> list[int]:
     return [probe.stored.spec.resources.time_s for probe in probes_for(wanted)]
 
 
-def probe_first(work: Work, runs: Sequence[tuple[str, int]]) -> None:
+def probe_first(work: JobExecution, runs: Sequence[tuple[str, int]]) -> None:
     """Measure what this node can do at most, as far as the results do not tell yet."""
     if work.plan.shared or work.plan.array:
         return  # somebody else may be at work: what is measured then is no ceiling
@@ -84,7 +84,7 @@ def probe_first(work: Work, runs: Sequence[tuple[str, int]]) -> None:
     try:
         wanted = _unmeasured(results, runs)
     except (HpcbenchError, OSError) as error:
-        say(f"ceilings not measured: {error}")
+        log_line(f"ceilings not measured: {error}")
         return
     if not wanted:
         return
@@ -96,29 +96,31 @@ def probe_first(work: Work, runs: Sequence[tuple[str, int]]) -> None:
                 return
             _measure(work, probe, RunFolder(results.ceilings / f"{work.job_id}.{number}"))
     except OSError as error:
-        say(f"ceilings not measured: {error}")
+        log_line(f"ceilings not measured: {error}")
     finally:
         told.unlink(missing_ok=True)
 
 
-def _measure(work: Work, probe: Probe, folder: RunFolder) -> None:
+def _measure(work: JobExecution, probe: Probe, folder: RunFolder) -> None:
     """Do a probe, and put what it has measured where the results have it."""
     began = time.monotonic()
     try:
         ending = _do(work, probe, folder)
         lines = collect_ceilings(folder, ResultsFolder(Path(work.plan.results)))
     except (HpcbenchError, OSError) as error:
-        say(f"ceilings not measured: {error}")
+        log_line(f"ceilings not measured: {error}")
         return
     reason = "" if ending.state == "finished" else f", not all: {ending.reason}; {folder.logs} tells more"
-    say(f"ceilings of {len(probe.specs)} recipes: {lines} after {time.monotonic() - began:.1f} s{reason}")
+    log_line(
+        f"ceilings of {len(probe.specs)} recipes: {lines} after {time.monotonic() - began:.1f} s{reason}"
+    )
     if ending.state == "finished":
         shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def _unmeasured(results: ResultsFolder, runs: Sequence[tuple[str, int]]) -> list[StoredRun]:
     known = _ceilings_here(results)
-    stored = (read_stored(results.run(name, repeat)) for name, repeat in runs)
+    stored = (read_spec_file(results.run(name, repeat)) for name, repeat in runs)
     wanted = (each for each in stored if each.spec.probe and has_ceilings(each.spec))
     return [each for each in wanted if not is_measured(each.spec, known)]
 
@@ -128,7 +130,7 @@ def _ceilings_here(results: ResultsFolder) -> list[Ceiling]:
     return [record.ceiling for record in read_ceilings(path).records] if path.exists() else []
 
 
-def _do(work: Work, probe: Probe, folder: RunFolder) -> Ending:
+def _do(work: JobExecution, probe: Probe, folder: RunFolder) -> Ending:
     probe.write(folder)
     try:
         task = work.assignment(probe.stored, work.claim(folder, probe.stored.spec))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hpcbench.config.catalog import Catalog
 from hpcbench.errors import input_error
 
-if TYPE_CHECKING:  # ranks read this module, too, and may be in an image without the parser of sweep files
+if TYPE_CHECKING:
     from hpcbench.config.sections import SweepFile
 
 ROOT_VARIABLE = "HPCBENCH_DATA"

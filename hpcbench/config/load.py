@@ -13,7 +13,6 @@ from pathlib import Path
 from hpcbench.config.assemble import Assembler, Reader
 from hpcbench.config.catalog import Catalog
 from hpcbench.config.data import locate_data
-from hpcbench.config.dump import dump_sweep
 from hpcbench.config.fields import Fields
 from hpcbench.config.plan import Planned, Planner
 from hpcbench.config.resolve import Resolver

@@ -23,7 +23,7 @@ from hpcbench.records.ceilings import (
     MatrixCeiling,
     TransferCeiling,
 )
-from hpcbench.records.lines import Line, Reading, check_scalars, check_version, read_file
+from hpcbench.runs.record_reader import FileReading, JsonLine, check_scalars, check_version, read_json_lines
 
 # What was measured, as opposed to what was found: a later line with the same of these replaces an earlier.
 IDENTITY: dict[type[Ceiling], tuple[str, ...]] = {
@@ -59,13 +59,13 @@ class MeasuredCeiling:
         return self.host, cls.kind, *(getattr(self.ceiling, name) for name in IDENTITY[cls])
 
 
-def read_ceilings(path: Path) -> Reading[MeasuredCeiling]:
+def read_ceilings(path: Path) -> FileReading[MeasuredCeiling]:
     """Read a file of ceilings.
 
     Raises RecordError, naming file and line, for a line that is broken and not the last, for an unknown kind
     of ceiling, for figures that cannot be (a rate of 0), and for lines of a newer schema.
     """
-    return read_file(path, _measured)
+    return read_json_lines(path, _measured)
 
 
 def newest(records: Iterable[MeasuredCeiling]) -> list[MeasuredCeiling]:
@@ -76,7 +76,7 @@ def newest(records: Iterable[MeasuredCeiling]) -> list[MeasuredCeiling]:
     return list(kept.values())
 
 
-def _measured(path: Path, number: int, line: Line) -> MeasuredCeiling:
+def _measured(path: Path, number: int, line: JsonLine) -> MeasuredCeiling:
     missing = [key for key in HEADER if key not in line]
     if missing:
         raise RecordError(f"{path}:{number}: a ceiling without {', '.join(missing)}")

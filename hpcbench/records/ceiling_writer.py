@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from hpcbench.records.ceilings import SCHEMA, Ceiling
-from hpcbench.records.writer import drop_torn_line
+from hpcbench.runs.record_writer import drop_torn_line
 
 
 def line_of(ceiling: Ceiling, host: str) -> str:

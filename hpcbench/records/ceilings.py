@@ -1,4 +1,5 @@
-"""What a node can do at most: the lines of `ceilings/<host>.jsonl` in a results folder, or of `probe --out`.
+"""What a node can do at most: the lines of `ceilings/<host>.jsonl` in a results folder, or of `probe
+--out`.
 
 A ceiling is measured, never looked up (MEASURING rule 8). Each line is one flat JSON object that begins with
 `ceiling` (the class name in snake case), `schema`, `host` and `time_ns`; lines are appended, and of two with

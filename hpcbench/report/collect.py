@@ -19,8 +19,6 @@ from hpcbench.analysis.reading import collection_off
 from hpcbench.analysis.rows import plain_rows
 from hpcbench.config.spec import Group
 from hpcbench.errors import InputError, input_error
-from hpcbench.records.layout import ResultsFolder
-from hpcbench.records.writer import write_atomically
 from hpcbench.report.draw import draw_all, remove_others
 from hpcbench.report.extras import with_extras
 from hpcbench.report.files import replace_file, report_folder
@@ -36,6 +34,8 @@ from hpcbench.report.steps import keep, known
 from hpcbench.report.studies import study_tables
 from hpcbench.report.tables import to_csv, to_markdown
 from hpcbench.report.words import Words
+from hpcbench.runs.record_writer import write_atomically
+from hpcbench.runs.results_folder import ResultsFolder
 
 
 @dataclass(frozen=True, kw_only=True)

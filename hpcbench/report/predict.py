@@ -23,10 +23,10 @@ from hpcbench.analysis.project import Projected, project
 from hpcbench.config.spec import RunSpec, Sweep
 from hpcbench.errors import RecordError, input_error
 from hpcbench.records.ceiling_files import read_ceilings
-from hpcbench.records.layout import ResultsFolder
 from hpcbench.report.cells import NOTHING, number
 from hpcbench.report.limits import MODEL_BLOCKS
 from hpcbench.report.text import encodable
+from hpcbench.runs.results_folder import ResultsFolder
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from hpcbench.analysis import cache
 from hpcbench.analysis.digest import Digest, StoredSteps
 from hpcbench.analysis.load import Loaded, Run
 from hpcbench.analysis.stored import step_tables, write_part
-from hpcbench.records.writer import write_atomically
 from hpcbench.report.files import replace_file
+from hpcbench.runs.record_writer import write_atomically
 
 RUNS_PER_PART = 32
 CACHE = ".cache.json"

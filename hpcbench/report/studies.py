@@ -9,7 +9,7 @@ import pandas as pd
 
 from hpcbench.analysis.history import State
 from hpcbench.analysis.load import Loaded
-from hpcbench.reference import CIFAR100, IMAGENET, key, published
+from hpcbench.reference import CIFAR100, IMAGENET, published_rows, run_name_key
 from hpcbench.report.cells import NOTHING, Row, number, unit_of
 from hpcbench.report.words import Words
 
@@ -54,8 +54,8 @@ def study_tables(rows: Sequence[Row], loaded: Loaded, words: Words) -> list[Stud
 def _table(
     title: str, rows: Sequence[Row], columns: Sequence[_Column], file: str, said: dict[str, str]
 ) -> StudyTable:
-    known = published(file)
-    matched = [known.get(key(row["experiment"])) for row in rows]
+    known = published_rows(file)
+    matched = [known.get(run_name_key(row["experiment"])) for row in rows]
     beside = [column for column in columns if column.column and any(matched)]
     heads = (
         said["experiment"], *(column.head for column in columns),

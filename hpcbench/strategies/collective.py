@@ -1,8 +1,5 @@
-"""Data parallelism written out: explicit all-reduces, in three ways of cutting and timing them.
-
-`per_parameter`  one all-reduce for each parameter, after backward: the textbook loop
-`bucketed`       one all-reduce for each flat bucket of gradients, after backward
-`overlapped`     the same buckets, each reduced while backward still computes the next
+"""Data parallelism with explicit all-reduces: per parameter, in buckets after backward, or in buckets that
+overlap backward.
 """
 
 from __future__ import annotations
@@ -14,17 +11,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hpcbench.strategies.base import Batch, MakeOptimizer, Precision, Replicated, Sums, World
-from hpcbench.strategies.options import CollectiveOptions
+from hpcbench.strategies.data_parallel_entries import CollectiveOptions
+from hpcbench.strategies.strategy_base import ReplicatedStrategy
+from hpcbench.strategies.world import MakeOptimizer, PrecisionPolicy, World
+from hpcbench.tasks.batches import Batch, LossSums
 
 
-def build(world: World, precision: Precision, options: CollectiveOptions) -> Collective:
+def build(world: World, precision: PrecisionPolicy, options: CollectiveOptions) -> CollectiveStrategy:
     """Return the variant that `exchange` names."""
-    variants = {"per_parameter": PerParameter, "bucketed": Bucketed, "overlapped": Overlapped}
+    variants = {
+        "per_parameter": PerParameterExchange,
+        "bucketed": BucketedExchange,
+        "overlapped": OverlappedExchange,
+    }
     return variants[options.exchange](world, precision, options)
 
 
-class Collective(Replicated):
+class CollectiveStrategy(ReplicatedStrategy):
     """What the variants share: equal beginnings."""
 
     exchange_can_be_left_out = True
@@ -35,7 +38,7 @@ class Collective(Replicated):
         self.broadcast_initial_state(model)
 
 
-class PerParameter(Collective):
+class PerParameterExchange(CollectiveStrategy):
     """One all-reduce for each parameter, one after the other."""
 
     def exchange(self) -> None:
@@ -48,7 +51,7 @@ class PerParameter(Collective):
                 parameter.grad /= self.world.training_ranks
 
 
-class Bucket:
+class GradientBucket:
     """Gradients of consecutive parameters in one flat tensor; each `grad` is a view into it."""
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -66,7 +69,7 @@ class Bucket:
             parameter.grad = view
 
 
-def cut_into_buckets(parameters: Sequence[nn.Parameter], bucket_bytes: float) -> list[Bucket]:
+def cut_into_buckets(parameters: Sequence[nn.Parameter], bucket_bytes: float) -> list[GradientBucket]:
     """Cut parameters into buckets of at most that size, last parameter first, as backward reaches them."""
     groups: list[list[nn.Parameter]] = []
     size = 0.0
@@ -77,13 +80,13 @@ def cut_into_buckets(parameters: Sequence[nn.Parameter], bucket_bytes: float) ->
             size = 0.0
         groups[-1].append(parameter)
         size += own
-    return [Bucket(group) for group in groups]
+    return [GradientBucket(group) for group in groups]
 
 
-class Bucketed(Collective):
+class BucketedExchange(CollectiveStrategy):
     """One all-reduce for each bucket, all begun at once after backward."""
 
-    buckets: list[Bucket]
+    buckets: list[GradientBucket]
 
     def prepare(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
         """Lay the gradients out in buckets."""
@@ -99,7 +102,7 @@ class Bucketed(Collective):
             return
         self.finish([self.begin(bucket) for bucket in self.buckets])
 
-    def begin(self, bucket: Bucket) -> dist.Work:
+    def begin(self, bucket: GradientBucket) -> dist.Work:
         """Start to sum a bucket over the ranks."""
         work: dist.Work = dist.all_reduce(bucket.flat, group=self.world.trainers, async_op=True)
         return work
@@ -115,7 +118,7 @@ class Bucketed(Collective):
         torch._foreach_zero_([bucket.flat for bucket in self.buckets])
 
 
-class Overlapped(Bucketed):
+class OverlappedExchange(BucketedExchange):
     """A bucket is reduced as soon as backward has filled it.
 
     Buckets are begun in their fixed order, so that all ranks issue the same sequence of collectives even
@@ -131,7 +134,7 @@ class Overlapped(Bucketed):
             for parameter in bucket.parameters:
                 parameter.register_post_accumulate_grad_hook(self._reporter(bucket))
 
-    def forward_backward(self, micro_batches: Sequence[Batch]) -> Sums | None:
+    def forward_backward(self, micro_batches: Sequence[Batch]) -> LossSums | None:
         """Train as ever; the hooks do the rest."""
         for bucket in self.buckets:
             bucket.ready = 0
@@ -150,7 +153,7 @@ class Overlapped(Bucketed):
         self.finish([*self.begun, *(self.begin(bucket) for bucket in rest)])
         self.begun = []
 
-    def _reporter(self, bucket: Bucket) -> Callable[[Tensor], None]:
+    def _reporter(self, bucket: GradientBucket) -> Callable[[Tensor], None]:
         def report(parameter: Tensor) -> None:
             if self.silent or not self.in_last_micro_batch:
                 return

@@ -13,21 +13,25 @@ from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hoo
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook, fp16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
-from hpcbench.strategies.base import Batch, MakeOptimizer, Replicated, measure_logits, set_mode
+from hpcbench.strategies.strategy_base import ReplicatedStrategy, set_mode
+from hpcbench.strategies.world import MakeOptimizer
+from hpcbench.tasks.batches import Batch, measure_logits
 
 # bfloat16 by a function without a name: DistributedDataParallel refuses torch's, by its name, where there is
 # no CUDA, though gloo adds bfloat16 up as well as NCCL does.
-COMPRESSION: dict[str, Callable[..., torch.futures.Future[Tensor]]] = {
+COMPRESSION_HOOKS: dict[str, Callable[..., torch.futures.Future[Tensor]]] = {
     "fp16": fp16_compress_hook,
     "bf16": lambda group, bucket: bf16_compress_hook(group, bucket),
 }
 
 # The option's name since torch 2.13, and before.
-ARGUMENTS = inspect.signature(DistributedDataParallel.__init__).parameters
-SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in ARGUMENTS else "broadcast_buffers"
+DDP_ARGUMENTS = inspect.signature(DistributedDataParallel.__init__).parameters
+SYNC_BUFFERS_ARGUMENT = (
+    "forward_sync_buffers" if "forward_sync_buffers" in DDP_ARGUMENTS else "broadcast_buffers"
+)
 
 
-class Ddp(Replicated):
+class Ddp(ReplicatedStrategy):
     """Replicated training; torch's wrapper broadcasts the initial state and exchanges gradients."""
 
     exchange_can_be_left_out = True
@@ -42,7 +46,7 @@ class Ddp(Replicated):
         """Wrap the model."""
         super().prepare(model, make_optimizer)
         synchronised = self.options.broadcast_buffers and not self.silent
-        unsynchronised: dict[str, Any] = {} if synchronised else {SYNC_BUFFERS: False}
+        unsynchronised: dict[str, Any] = {} if synchronised else {SYNC_BUFFERS_ARGUMENT: False}
         self.module = DistributedDataParallel(
             model,
             device_ids=[self.world.device] if self.world.device.type == "cuda" else None,
@@ -56,7 +60,7 @@ class Ddp(Replicated):
         if self.silent:
             self.module.register_comm_hook(self.world.trainers, noop_hook)
         elif self.options.compression != "none":
-            self.module.register_comm_hook(self.world.trainers, COMPRESSION[self.options.compression])
+            self.module.register_comm_hook(self.world.trainers, COMPRESSION_HOOKS[self.options.compression])
         if self.example is not None:
             self._lay_out_buckets(self.example)
 

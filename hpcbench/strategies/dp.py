@@ -1,6 +1,5 @@
 """torch.nn.DataParallel: one process copies the model to its devices for every batch, which it splits.
-
-On a CPU torch runs the module itself, without a word: such a run is marked as emulated.
+On a CPU torch runs the module itself; such a run is marked as emulated.
 """
 
 from __future__ import annotations
@@ -8,10 +7,11 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel
 
-from hpcbench.strategies.base import MakeOptimizer, SeveralDevices
+from hpcbench.strategies.strategy_base import MultiDeviceStrategy
+from hpcbench.strategies.world import MakeOptimizer
 
 
-class Dp(SeveralDevices):
+class Dp(MultiDeviceStrategy):
     """One process, several devices. Running statistics are those of the first device, as torch keeps them."""
 
     def prepare(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:

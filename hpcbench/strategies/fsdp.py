@@ -1,9 +1,4 @@
-"""torch's fully_shard (FSDP2): parameters, gradients and the optimizer's state are spread over the ranks.
-
-Block by block, parameters are gathered before they are used, and gradients are averaged and handed out to the
-ranks that own them. `fsdp_grad` gathers each block once a step and keeps it from forward to backward;
-`fsdp_full` gives it back in between and gathers it again. Precision is what it is for every other strategy.
-"""
+"""torch's fully_shard (FSDP2): parameters, gradients and optimizer state are sharded over the ranks."""
 
 from __future__ import annotations
 
@@ -15,11 +10,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from hpcbench.strategies.base import MakeOptimizer, Replicated
-from hpcbench.strategies.partition import blocks_of
+from hpcbench.strategies.model_partition import blocks_of
+from hpcbench.strategies.strategy_base import ReplicatedStrategy
+from hpcbench.strategies.world import MakeOptimizer
 
 
-class FullyShard(Replicated):
+class FullyShardedStrategy(ReplicatedStrategy):
     """Each rank keeps its part of every parameter."""
 
     reshard_after_forward: ClassVar[bool]
@@ -50,39 +46,39 @@ class FullyShard(Replicated):
 
     def state(self) -> dict[str, Any]:
         """Return this rank's parts, as plain tensors."""
-        return {name: _local_parts(tree) for name, tree in super().state().items()}
+        return {name: _local_shards(tree) for name, tree in super().state().items()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take this rank's parts back."""
         wholes = self.model.state_dict()
-        model = {name: _part_of(wholes[name], part) for name, part in state["model"].items()}
+        model = {name: _as_sharded(wholes[name], part) for name, part in state["model"].items()}
         parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         momenta = {
-            index: {name: _part_of(parameters[index], part) for name, part in parts.items()}
+            index: {name: _as_sharded(parameters[index], part) for name, part in parts.items()}
             for index, parts in state["optimizer"]["state"].items()
         }
         super().load_state({"model": model, "optimizer": {**state["optimizer"], "state": momenta}})
 
 
-class FsdpGrad(FullyShard):
+class FsdpGrad(FullyShardedStrategy):
     """Parameters of a block stay gathered from forward to backward."""
 
     reshard_after_forward = False
 
 
-class FsdpFull(FullyShard):
+class FsdpFull(FullyShardedStrategy):
     """Parameters of a block are gathered anew for backward."""
 
     reshard_after_forward = True
 
 
-def _local_parts(tree: Any) -> Any:
+def _local_shards(tree: Any) -> Any:
     if isinstance(tree, dict):
-        return {key: _local_parts(value) for key, value in tree.items()}
+        return {key: _local_shards(value) for key, value in tree.items()}
     return tree.to_local() if isinstance(tree, DTensor) else tree
 
 
-def _part_of(whole: Tensor, part: Any) -> Any:
+def _as_sharded(whole: Tensor, part: Any) -> Any:
     """Return a rank's part of something that is spread as `whole` is, if that is spread at all."""
     if not isinstance(whole, DTensor) or not isinstance(part, Tensor):
         return part

@@ -1,11 +1,4 @@
-"""Local SGD (Stich 2019): each rank trains alone for some steps, then all take the average of their weights.
-
-Parameters are averaged and nothing else. Momentum stays each rank's own, as in Lin et al. 2020 (its "local
-momentum"): the average of momenta would double what is sent. With one local step this is exactly SGD on the
-mean gradient, because an update with momentum and weight decay is linear in the gradient: from equal weights,
-the mean of the updated weights is the weights updated by the mean momentum, which is the momentum of the mean
-gradients. Running statistics are those of shard 0, as everywhere.
-"""
+"""Local SGD (Stich 2019): each rank trains alone for some steps, then the ranks average their parameters."""
 
 from __future__ import annotations
 
@@ -13,10 +6,11 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from hpcbench.strategies.base import MakeOptimizer, Replicated
+from hpcbench.strategies.strategy_base import ReplicatedStrategy
+from hpcbench.strategies.world import MakeOptimizer
 
 
-class LocalSgd(Replicated):
+class LocalSgd(ReplicatedStrategy):
     """Replicas that agree every `local_steps` steps; not synchronous, unless that is every step."""
 
     exchange_can_be_left_out = True

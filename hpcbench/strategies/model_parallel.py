@@ -1,8 +1,4 @@
-"""Model parallelism: the layers of one model lie on several devices of one process, which take turns.
-
-A batch goes through them one after the other, so that only one device works at a time: what it buys is
-memory, not speed. Where the model is cut follows from measured times.
-"""
+"""Model parallelism: the layers of one model lie on several devices of one process."""
 
 from __future__ import annotations
 
@@ -11,18 +7,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hpcbench.strategies.base import Batch, MakeOptimizer, SeveralDevices
-from hpcbench.strategies.partition import Block, Part, blocks_of, cut, measure_blocks
+from hpcbench.strategies.model_partition import (
+    ModelBlock,
+    ModelPart,
+    blocks_of,
+    measure_blocks,
+    partition_evenly,
+)
+from hpcbench.strategies.strategy_base import MultiDeviceStrategy
+from hpcbench.strategies.world import MakeOptimizer
+from hpcbench.tasks.batches import Batch
 
 
-class SpreadOut(nn.Module):
+class LayersOnDevices(nn.Module):
     """Parts of a model, each on its device; logits come back to the first."""
 
-    def __init__(self, parts: Sequence[Sequence[Block]], devices: Sequence[torch.device]) -> None:
+    def __init__(self, parts: Sequence[Sequence[ModelBlock]], devices: Sequence[torch.device]) -> None:
         super().__init__()
         self.devices = devices
         self.parts = nn.ModuleList(
-            Part(blocks).to(device) for blocks, device in zip(parts, devices, strict=True)
+            ModelPart(blocks).to(device) for blocks, device in zip(parts, devices, strict=True)
         )
 
     def forward(self, batch: Tensor) -> Tensor:
@@ -32,19 +36,19 @@ class SpreadOut(nn.Module):
         return batch.to(self.devices[0], non_blocking=True)
 
 
-class ModelParallel(SeveralDevices):
+class ModelParallel(MultiDeviceStrategy):
     """One process, the model's layers on several devices."""
 
     def rehearse(self, model: nn.Module, example: Batch) -> None:
         """Measure what each block costs, and cut where the parts cost the same."""
         costs = measure_blocks(blocks_of(model), example.images, self.precision)
-        self.cuts = cut(costs.seconds, len(self.world.devices))
+        self.cuts = partition_evenly(costs.seconds, len(self.world.devices))
 
     def prepare(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
         """Move each part to its device; the optimizer has to see the parameters where they then are."""
         blocks = blocks_of(model)
         parts = [[blocks[index] for index in indices] for indices in self.cuts]
-        spread = SpreadOut(parts, self.world.devices)
+        spread = LayersOnDevices(parts, self.world.devices)
         super().prepare(model, make_optimizer)
         self.module = spread
 

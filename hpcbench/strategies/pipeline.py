@@ -1,12 +1,5 @@
-"""Pipeline parallelism: each rank has consecutive layers, and micro-batches follow each other through them.
-
-torch.distributed.pipelining does the training steps: `gpipe` (Huang et al. 2019) sends all micro-batches
-forward and then all of them back, `1f1b` (Narayanan et al. 2019) goes back with one as soon as it can, and
-keeps fewer of them in memory. Rank 0 measures where the model is cut.
-
-The gradient is the mean over the whole batch. Batch normalisation sees micro-batches, one after the other,
-exactly as when a single device accumulates over them. Where the run asks for `accumulation`, each of its
-micro-batches goes through the pipeline by itself, split once more: accumulation x micro_batches parts in all.
+"""Pipeline parallelism (GPipe and 1F1B) with torch.distributed.pipelining: each rank holds consecutive
+layers.
 """
 
 from __future__ import annotations
@@ -20,26 +13,19 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-from hpcbench.strategies.base import (
-    Batch,
-    MakeOptimizer,
-    Precision,
-    Strategy,
-    Sums,
-    add_up,
-    measure_logits,
-    set_mode,
-)
-from hpcbench.strategies.partition import Part, blocks_of, cut, measure_blocks
+from hpcbench.strategies.model_partition import ModelPart, blocks_of, measure_blocks, partition_evenly
+from hpcbench.strategies.strategy_base import Strategy, set_mode
+from hpcbench.strategies.world import MakeOptimizer, PrecisionPolicy
+from hpcbench.tasks.batches import Batch, LossSums, measure_logits, sum_losses
 
-Schedule = ScheduleGPipe | Schedule1F1B
-SCHEDULES: dict[str, type[Schedule]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+PipelineSchedule = ScheduleGPipe | Schedule1F1B
+SCHEDULES: dict[str, type[PipelineSchedule]] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 
 
-class Stage(nn.Module):
+class StageModule(nn.Module):
     """A rank's part of the model, computed in the run's precision."""
 
-    def __init__(self, part: Part, precision: Precision) -> None:
+    def __init__(self, part: ModelPart, precision: PrecisionPolicy) -> None:
         super().__init__()
         self.part = part
         self.precision = precision
@@ -54,14 +40,14 @@ class Stage(nn.Module):
 class Pipeline(Strategy):
     """Stage r of the model on rank r; the last one sees the loss. `model` is this rank's part."""
 
-    model: Part
+    model: ModelPart
 
     def rehearse(self, model: nn.Module, example: Batch) -> None:
         """Measure the blocks and cut where the stages cost the same, by what rank 0 has measured."""
         costs = measure_blocks(blocks_of(model), example.images, self.precision)
         seconds = torch.tensor(costs.seconds, dtype=torch.float64, device=self.world.device)
         dist.broadcast(seconds, src=0, group=self.world.trainers)
-        self.cuts = cut(seconds.tolist(), self.world.size)
+        self.cuts = partition_evenly(seconds.tolist(), self.world.size)
         # What goes into the first block, and what comes out of each: shape of a sample, and number format.
         self.links = [(tuple(example.images.shape[1:]), example.images.dtype)]
         self.links += zip(costs.shapes, costs.dtypes, strict=True)
@@ -78,18 +64,18 @@ class Pipeline(Strategy):
     def take_stage(self, model: nn.Module) -> None:
         """Become this rank's stage of a model; the rest of it is not kept."""
         blocks = blocks_of(model)
-        parts = [Part([blocks[index] for index in indices]) for indices in self.cuts]
+        parts = [ModelPart([blocks[index] for index in indices]) for indices in self.cuts]
         self.whole = {
             name: (stage, value.shape, value.dtype)
             for stage, part in enumerate(parts)
             for name, value in part.state_dict().items()
         }
         super().prepare(parts[self.world.rank], self.make_optimizer)
-        self.module = Stage(self.model, self.precision)
-        self.schedules: dict[int, Schedule] = {}
-        self.seen: list[Sums] = []
+        self.module = StageModule(self.model, self.precision)
+        self.schedules: dict[int, PipelineSchedule] = {}
+        self.seen: list[LossSums] = []
 
-    def forward_backward(self, micro_batches: Sequence[Batch]) -> Sums | None:
+    def forward_backward(self, micro_batches: Sequence[Batch]) -> LossSums | None:
         """Send each part of the batch through the pipeline and back."""
         set_mode(self.model, training=True)
         self.samples = sum(len(batch.labels) for batch in micro_batches)
@@ -98,7 +84,7 @@ class Pipeline(Strategy):
             first = (batch.images,) if self.is_first else ()
             last: dict[str, Any] = {"target": batch.labels, "losses": []} if self.is_last else {}
             self.schedule(len(batch.labels)).step(*first, **last)
-        return add_up(self.seen) if self.is_last else None
+        return sum_losses(self.seen) if self.is_last else None
 
     @property
     def is_first(self) -> bool:
@@ -110,7 +96,7 @@ class Pipeline(Strategy):
         """Whether logits come out here."""
         return self.world.rank == self.world.size - 1
 
-    def schedule(self, samples: int) -> Schedule:
+    def schedule(self, samples: int) -> PipelineSchedule:
         """Return what sends a batch of that size through the stages in micro-batches."""
         if samples not in self.schedules:
             count, mine = self.options.micro_batches, self.cuts[self.world.rank]
@@ -142,7 +128,7 @@ class Pipeline(Strategy):
         return torch.empty((samples, *shape), dtype=dtype, device="meta", requires_grad=index > 0)
 
     @torch.no_grad()
-    def evaluate(self, batch: Batch, mask: Tensor) -> Sums | None:
+    def evaluate(self, batch: Batch, mask: Tensor) -> LossSums | None:
         """Send a whole batch through the stages; while one works on it, those before go on with the next."""
         set_mode(self.model, training=False)
         images, rank = batch.images, self.world.rank

@@ -1,7 +1,8 @@
-"""A parameter server, seen from a server: it holds a share of the parameters and updates them."""
+"""The server side of the parameter server: holds a shard of the parameters and updates it, in three modes."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -9,23 +10,34 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hpcbench.strategies.base import MakeOptimizer, Precision, Seat, Strategy, World
-from hpcbench.strategies.commands import Command, Kind, receive_content, send_content
-from hpcbench.strategies.flat import Piece, cut
-from hpcbench.strategies.options import PsOptions
-from hpcbench.strategies.wire import Wire, wait_for
+from hpcbench.strategies.ps_entry import PsOptions
+from hpcbench.strategies.server_channel import (
+    CommandKind,
+    PieceChannel,
+    ServerCommand,
+    VectorPiece,
+    cut_vector,
+    receive_content,
+    send_content,
+    wait_all,
+)
+from hpcbench.strategies.strategy_base import Strategy
+from hpcbench.strategies.world import MakeOptimizer, PrecisionPolicy, World
+from hpcbench.tasks.batches import RankRole
 
 MEBIBYTE = 1024 * 1024
-DTYPES = {4: torch.float32, 8: torch.float64}
+DTYPE_OF_WIDTH = {4: torch.float32, 8: torch.float64}
 
 
-class Slot:
+class ServedPiece:
     """A piece of the share: parameters that are updated, sent and received together.
 
     The optimizer sees the part that belongs to matrices as a matrix of one row, and treats it as such.
     """
 
-    def __init__(self, piece: Piece, values: Tensor, matrices: int, make_optimizer: MakeOptimizer) -> None:
+    def __init__(
+        self, piece: VectorPiece, values: Tensor, matrices: int, make_optimizer: MakeOptimizer
+    ) -> None:
         self.piece = piece
         self.values = values
         border = min(max(matrices - piece.start, 0), len(values))
@@ -37,7 +49,7 @@ class Slot:
 
     def update(self, gradient: Tensor, lr: float) -> None:
         """Make a step; what is still being sent goes out unchanged first."""
-        wait_for(self.sending)
+        wait_all(self.sending)
         self.sending = []
         for parameter, part in zip(self.parameters, gradient.split(self.sizes), strict=True):
             parameter.grad = part.view_as(parameter)
@@ -46,7 +58,7 @@ class Slot:
         self.optimizer.step()
 
 
-class Applied:
+class AppliedUpdates:
     """What a server has done since it was last asked; field names are those of the event `updates`."""
 
     def __init__(self) -> None:
@@ -57,40 +69,40 @@ class Applied:
         self.push_s = self.update_s = 0.0
 
 
-class Server(Strategy):
+class ParameterServer(Strategy):
     """What servers of all modes share."""
 
-    def __init__(self, world: World, precision: Precision, options: PsOptions) -> None:
+    def __init__(self, world: World, precision: PrecisionPolicy, options: PsOptions) -> None:
         super().__init__(world, precision, options)
-        self.wire = Wire(world)
-        self.applied = Applied()
-        self.slots: list[Slot] = []
+        self.wire = PieceChannel(world)
+        self.applied = AppliedUpdates()
+        self.slots: list[ServedPiece] = []
         self.workers = range(world.training_ranks)
 
-    def seat(self) -> Seat:
+    def seat(self) -> RankRole:
         """A server does not train."""
-        return Seat(trains=False, shard=0, shards=self.world.training_ranks)
+        return RankRole(trains=False, shard=0, shards=self.world.training_ranks)
 
-    def serve(self, commands: Iterable[Command], make_optimizer: MakeOptimizer) -> None:
+    def serve(self, commands: Iterable[ServerCommand], make_optimizer: MakeOptimizer) -> None:
         """Follow commands until they end."""
         self.make_optimizer = make_optimizer
         handlers = {
-            Kind.HOLD: self.hold,
-            Kind.STEP: self.step,
-            Kind.DROP: self.step,
-            Kind.PULL: self.reply,
-            Kind.STATE: self.send_state,
-            Kind.LOAD: self.load,
-            Kind.REST: self.rest,
+            CommandKind.HOLD: self.hold,
+            CommandKind.STEP: self.step,
+            CommandKind.DROP: self.step,
+            CommandKind.PULL: self.reply,
+            CommandKind.STATE: self.send_state,
+            CommandKind.LOAD: self.load,
+            CommandKind.REST: self.rest,
         }
         for command in commands:
             handlers[command.kind](command)
         self.finish_sending()
 
-    def hold(self, command: Command) -> None:
+    def hold(self, command: ServerCommand) -> None:
         """Take this server's share of the initial parameters."""
         self.finish_sending()
-        shares = cut(
+        shares = cut_vector(
             command.elements,
             command.width,
             self.world.size - self.world.training_ranks,
@@ -100,14 +112,14 @@ class Server(Strategy):
         self.first = pieces[0].start if pieces else 0
         self.share = torch.empty(
             pieces[-1].stop - self.first if pieces else 0,
-            dtype=DTYPES[command.width],
+            dtype=DTYPE_OF_WIDTH[command.width],
             device=self.wire.device,
         )
         self.gradients: dict[int, Tensor] = {}
         values = [piece.of(self.share, self.first) for piece in pieces]
-        wait_for([self.wire.receive(v, command.worker, p) for v, p in zip(values, pieces, strict=True)])
+        wait_all([self.wire.receive(v, command.worker, p) for v, p in zip(values, pieces, strict=True)])
         self.slots = [
-            Slot(piece, part, command.matrices, self.make_optimizer)
+            ServedPiece(piece, part, command.matrices, self.make_optimizer)
             for piece, part in zip(pieces, values, strict=True)
         ]
 
@@ -120,15 +132,15 @@ class Server(Strategy):
             for slot in self.slots
         ]
 
-    def gradient(self, buffer: int, slot: Slot) -> Tensor:
+    def gradient(self, buffer: int, slot: ServedPiece) -> Tensor:
         """Return a buffer's part for a slot."""
         return slot.piece.of(self.gradients[buffer], self.first)
 
-    def send(self, slot: Slot, worker: int) -> None:
+    def send(self, slot: ServedPiece, worker: int) -> None:
         """Begin to send a slot's parameters."""
         slot.sending.append(self.wire.send(slot.values, worker, slot.piece))
 
-    def reply(self, command: Command) -> None:
+    def reply(self, command: ServerCommand) -> None:
         """Send all parameters to who asked."""
         for slot in self.slots:
             self.send(slot, command.worker)
@@ -136,33 +148,168 @@ class Server(Strategy):
     def finish_sending(self) -> None:
         """Wait until all that was sent has arrived."""
         for slot in self.slots:
-            wait_for(slot.sending)
+            wait_all(slot.sending)
             slot.sending = []
 
-    def step(self, command: Command) -> None:
+    def step(self, command: ServerCommand) -> None:
         """Take a gradient, or hear that there is none."""
         raise NotImplementedError
 
-    def rest(self, command: Command) -> None:
+    def rest(self, command: ServerCommand) -> None:
         """Know that a worker has no more steps in this epoch."""
 
-    def note_drop(self, command: Command) -> None:
+    def note_drop(self, command: ServerCommand) -> None:
         """Count a gradient that was not finite."""
         self.applied.dropped += 1
         self.applied.dropped_samples += command.samples
 
     def figures(self) -> dict[str, Any]:
         """Return what was applied since the last call."""
-        figures, self.applied = vars(self.applied), Applied()
+        figures, self.applied = vars(self.applied), AppliedUpdates()
         return figures
 
-    def send_state(self, command: Command) -> None:
+    def send_state(self, command: ServerCommand) -> None:
         """Send the optimizer's state."""
         states = [slot.optimizer.state_dict() for slot in self.slots]
         send_content(self.world, states, command.worker)
 
-    def load(self, command: Command) -> None:
+    def load(self, command: ServerCommand) -> None:
         """Go on with an optimizer's state."""
         states = receive_content(self.world, command.worker, self.wire.device)
         for slot, state in zip(self.slots, states, strict=True):
             slot.optimizer.load_state_dict(state)
+
+
+class SyncServer(ParameterServer):
+    """One update from the mean of all workers' gradients, summed in rank order: the same bits each time."""
+
+    def __init__(self, world: World, precision: PrecisionPolicy, options: PsOptions) -> None:
+        super().__init__(world, precision, options)
+        self.arrived: dict[int, ServerCommand] = {}
+        self.arriving: dict[int, list[dist.Work]] = {}
+
+    def step(self, command: ServerCommand) -> None:
+        """Let the gradient come in while others are waited for; the last one brings the update."""
+        self.arrived[command.worker] = command
+        if command.kind is CommandKind.STEP:
+            self.arriving[command.worker] = self.begin_receiving(command.worker, command.worker)
+        if len(self.arrived) < len(self.workers):
+            return
+        together = list(self.arrived.values())
+        assert len({each.kind for each in together}) == 1, "workers skip a step together or not at all"
+        if command.kind is CommandKind.STEP:
+            self.apply_all(command.lr)
+            self.applied.updates += 1
+            self.applied.samples += sum(each.samples for each in together)
+            self.applied.staleness.append(0)
+            self.applied.lead.append(0)
+        else:
+            for each in together:
+                self.note_drop(each)
+                self.reply(each)
+        self.arrived, self.arriving = {}, {}
+
+    def apply_all(self, lr: float) -> None:
+        """Update piece by piece; a piece is sent while later ones are still coming in."""
+        for number, slot in enumerate(self.slots):
+            began = time.perf_counter()
+            for worker in self.workers:
+                self.arriving[worker][number].wait()
+            received = time.perf_counter()
+            total = self.gradient(0, slot)
+            for worker in self.workers[1:]:
+                total += self.gradient(worker, slot)
+            if len(self.workers) > 1:
+                total /= len(self.workers)
+            slot.update(total, lr)
+            for worker in self.workers:
+                self.send(slot, worker)
+            self.applied.push_s += received - began
+            self.applied.update_s += time.perf_counter() - received
+
+
+class AsyncServer(ParameterServer):
+    """An update for each worker's gradient, in the order in which they come."""
+
+    def __init__(self, world: World, precision: PrecisionPolicy, options: PsOptions) -> None:
+        super().__init__(world, precision, options)
+        self.version = 0  # counts updates
+        self.pulled = dict.fromkeys(self.workers, 0)  # the version that each worker has
+        self.clock: dict[int, float] = dict.fromkeys(
+            self.workers, 0
+        )  # steps in this epoch; resting: infinite
+        self.waiting: set[int] = set()
+
+    def may_go_on(self, worker: int) -> bool:
+        """Say whether a worker may begin its next step."""
+        return True
+
+    def step(self, command: ServerCommand) -> None:
+        """Update by one worker's gradient, piece by piece, and send it the pieces as they become new."""
+        worker = command.worker
+        staleness = self.version - self.pulled[worker]
+        lead = self.lead(worker)
+        self.clock[worker] += 1
+        at_once = self.may_go_on(worker)
+        if command.kind is CommandKind.STEP:
+            self.apply_one(command, at_once)
+            self.applied.updates += 1
+            self.applied.samples += command.samples
+            self.applied.workers.append(worker)
+            self.applied.staleness.append(staleness)
+            self.applied.lead.append(lead)
+        else:
+            self.note_drop(command)
+            if at_once:
+                self.reply(command)
+        if at_once:
+            self.pulled[worker] = self.version
+        else:
+            self.waiting.add(worker)
+        self.release()
+
+    def apply_one(self, command: ServerCommand, at_once: bool) -> None:
+        """Update piece by piece."""
+        works = self.begin_receiving(command.worker, 0)
+        for slot, work in zip(self.slots, works, strict=True):
+            began = time.perf_counter()
+            work.wait()
+            received = time.perf_counter()
+            slot.update(self.gradient(0, slot), command.lr)
+            if at_once:
+                self.send(slot, command.worker)
+            self.applied.push_s += received - began
+            self.applied.update_s += time.perf_counter() - received
+        self.version += 1
+
+    def reply(self, command: ServerCommand) -> None:
+        """Send all parameters, and know what that worker has now."""
+        super().reply(command)
+        self.pulled[command.worker] = self.version
+
+    def lead(self, worker: int) -> int:
+        """Return how many steps a worker is ahead of the slowest that has not finished its epoch."""
+        return int(self.clock[worker] - min(self.clock.values()))
+
+    def release(self) -> None:
+        """Answer those that may go on now."""
+        for worker in sorted(self.waiting):
+            if self.may_go_on(worker):
+                self.waiting.discard(worker)
+                self.reply(ServerCommand(kind=CommandKind.PULL, worker=worker))
+
+    def rest(self, command: ServerCommand) -> None:
+        """Wait for this worker no longer; when all have finished their epoch, all begin a new one."""
+        self.clock[command.worker] = float("inf")
+        if all(clock == float("inf") for clock in self.clock.values()):
+            self.clock = dict.fromkeys(self.workers, 0)
+        self.release()
+
+
+class BoundedServer(AsyncServer):
+    """A worker that is too far ahead gets its answer when the slowest has caught up."""
+
+    def may_go_on(self, worker: int) -> bool:
+        """Say whether a worker is not too far ahead to begin its next step."""
+        bound: int = self.options.max_staleness
+        return self.lead(worker) <= bound

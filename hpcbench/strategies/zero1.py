@@ -1,8 +1,4 @@
-"""ZeRO stage 1 (Rajbhandari et al. 2020): DDP, but each rank updates its own part of the parameters only.
-
-So the optimizer's state (for SGD, its momentum) exists once over all ranks. After its update each rank sends
-the parameters that it has changed to all others.
-"""
+"""ZeRO stage 1 (Rajbhandari et al. 2020): DDP with the optimizer's state sharded over the ranks."""
 
 from __future__ import annotations
 
@@ -13,8 +9,8 @@ from torch import nn
 from torch.distributed.optim import ZeroRedundancyOptimizer
 from torch.optim import Optimizer
 
-from hpcbench.strategies.base import MakeOptimizer
 from hpcbench.strategies.ddp import Ddp
+from hpcbench.strategies.world import MakeOptimizer
 
 
 class Zero1(Ddp):

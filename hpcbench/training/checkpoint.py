@@ -1,8 +1,6 @@
-"""Checkpoints: what a run goes on from after it was interrupted. Imports no torch.
+"""Checkpoint files of a run: their names, the mark that declares one complete, and which are kept.
 
-Each rank keeps its own state after an epoch; when all have, rank 0 writes a mark, and only what is marked
-counts. Every attempt has files of its own, so that one that was given up as dead and still lives can't write
-into those of the next.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -13,18 +11,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpcbench.config.spec import RunSpec
-from hpcbench.records.layout import RunFolder
-from hpcbench.records.writer import write_atomically
+from hpcbench.runs.record_writer import write_atomically
+from hpcbench.runs.results_folder import RunFolder
 
 # With `checkpoint: auto` a run loses at most this much, and an epoch. Shorter runs keep nothing.
-AUTO_EVERY_S = 60.0
+AUTO_INTERVAL_S = 60.0
 # The one before stays, for an attempt that reads it at this moment.
-KEPT = 2
-MARK = re.compile(r"a(\d+)\.e(\d+)\.json")
+KEPT_CHECKPOINTS = 2
+MARK_NAME = re.compile(r"a(\d+)\.e(\d+)\.json")
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
-class Mark:
+class CheckpointMark:
     """A complete checkpoint: the state of each of `ranks` after `epoch` epochs, written by `attempt`."""
 
     attempt: int
@@ -42,28 +40,28 @@ class Mark:
     def write(self, folder: RunFolder) -> None:
         """Declare the checkpoint complete, and remove those that it makes superfluous."""
         write_atomically(self._path(folder), json.dumps(asdict(self)))
-        for old in [mark for mark in _marks(folder) if mark <= self][:-KEPT]:
+        for old in [mark for mark in _complete_checkpoints(folder) if mark <= self][:-KEPT_CHECKPOINTS]:
             old._path(folder).unlink(missing_ok=True)
             for rank in range(old.ranks):
                 old.state_of(folder, rank).unlink(missing_ok=True)
 
 
-def newest_mark(folder: RunFolder, spec: RunSpec, attempt: int) -> Mark | None:
+def newest_checkpoint(folder: RunFolder, spec: RunSpec, attempt: int) -> CheckpointMark | None:
     """Return the checkpoint that an attempt goes on from, of the attempts before it; None to begin anew."""
     usable = [
         mark
-        for mark in _marks(folder)
+        for mark in _complete_checkpoints(folder)
         if mark.attempt < attempt and mark.run_id == spec.run_id and mark.ranks == spec.ranks
     ]
     return usable[-1] if usable else None
 
 
-def _marks(folder: RunFolder) -> list[Mark]:
+def _complete_checkpoints(folder: RunFolder) -> list[CheckpointMark]:
     """List the complete checkpoints of a run, oldest first."""
-    paths = (path for path in folder.checkpoint.glob("a*.json") if MARK.fullmatch(path.name))
-    return sorted(Mark(**json.loads(path.read_text())) for path in paths)
+    paths = (path for path in folder.checkpoint.glob("a*.json") if MARK_NAME.fullmatch(path.name))
+    return sorted(CheckpointMark(**json.loads(path.read_text())) for path in paths)
 
 
-def is_due(spec: RunSpec, since_s: float) -> bool:
+def is_checkpoint_due(spec: RunSpec, since_s: float) -> bool:
     """Return whether an epoch's end is to be kept; `since_s` is how much would be lost otherwise."""
-    return spec.checkpoint == "epoch" or (spec.checkpoint == "auto" and since_s >= AUTO_EVERY_S)
+    return spec.checkpoint == "epoch" or (spec.checkpoint == "auto" and since_s >= AUTO_INTERVAL_S)

@@ -1,32 +1,55 @@
-"""The training loop, the same for every strategy."""
+"""The training loop, the same for every strategy: windows, evaluation, checksums of the weights, and the
+records of them.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from hpcbench.measure.clock import Clock, WindowTimes
-from hpcbench.measure.memory import device_peak_bytes
-from hpcbench.records.events import Check, Epoch, Evaluation, Steps
-from hpcbench.strategies.base import Batch, Strategy, Sums, World
-from hpcbench.strategies.commands import Command, Kind, tell_servers
-from hpcbench.training.checksum import checksum
-from hpcbench.training.data.base import Loader
-from hpcbench.training.plan import Plan, Window
-from hpcbench.training.precision import Arithmetic
-from hpcbench.training.resume import keep_if_due
-from hpcbench.training.schedule import learning_rate
-from hpcbench.training.session import Session, StopRequestedError
-from hpcbench.training.world import any_rank, barrier
+from hpcbench.runs.events import Check, Epoch, Evaluation, Steps
+from hpcbench.strategies.server_channel import CommandKind, ServerCommand, send_command
+from hpcbench.strategies.strategy_base import Strategy
+from hpcbench.strategies.world import World
+from hpcbench.tasks.batches import Batch, LossSums, ShardLoader
+from hpcbench.training.measurement import PhaseClock, WindowTimes, device_peak_bytes
+from hpcbench.training.precision import RunPrecision
+from hpcbench.training.process_group import barrier, is_true_on_any_rank
+from hpcbench.training.resume import save_if_due
+from hpcbench.training.session import RankSession, StopRequestedError
+from hpcbench.training.step_plan import StepPlan, StepWindow, learning_rate
+
+INTEGER_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+MULTIPLIER = 0x9E3779B1  # 2^32 over the golden ratio: neighbouring positions get unlike factors
+
+
+def tensor_checksum(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:
+    """Return 16 hexadecimal digits over the named tensors, in the order of the names.
+
+    Each word is multiplied by an odd factor of its position and summed modulo 2^64: exact integer arithmetic,
+    so that equal bits give equal sums on any device, and two swapped values do not.
+    """
+    total = 0
+    for index, name in enumerate(names):
+        tensor = tensors[name].detach().contiguous()
+        words = (
+            tensor.view(-1).view(INTEGER_VIEWS[tensor.element_size()]).long()
+            if tensor.numel()
+            else tensor.long()
+        )
+        factors = torch.arange(words.numel(), device=words.device, dtype=torch.int64) * MULTIPLIER | 1
+        part = int((words.view(-1) * factors).sum())
+        total = (total * 6364136223846793005 + part + index + 1) % 2**64
+    return f"{total:016x}"
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedParameters:
     """The parameters of the whole model, whichever of them this rank has: names, numbers, bytes."""
 
     names: tuple[str, ...]
@@ -34,7 +57,7 @@ class Trained:
     size_bytes: int
 
     @classmethod
-    def of(cls, model: nn.Module) -> Trained:
+    def of(cls, model: nn.Module) -> TrainedParameters:
         """Look at a model that is still in one piece."""
         parameters = dict(model.named_parameters())
         return cls(
@@ -48,14 +71,14 @@ class Trained:
 class Training:
     """Everything that a training rank works with. `samples` counts those that it has trained on."""
 
-    session: Session
+    session: RankSession
     world: World
     strategy: Strategy
-    arithmetic: Arithmetic
-    loader: Loader
-    plan: Plan
-    clock: Clock
-    trained: Trained
+    arithmetic: RunPrecision
+    loader: ShardLoader
+    plan: StepPlan
+    clock: PhaseClock
+    trained: TrainedParameters
     peak_memory_bytes: int = 0
     samples: int = 0
 
@@ -80,7 +103,7 @@ class Training:
             self.session.writer.sync()
             # After its records are safe: an attempt that goes on from here repeats nothing of this epoch.
             last = epoch + 1 == self.plan.epochs
-            if not last and keep_if_due(self, epoch + 1, time.monotonic() - kept):
+            if not last and save_if_due(self, epoch + 1, time.monotonic() - kept):
                 kept = time.monotonic()
 
     def train_epoch(self, epoch: int, batches: Iterator[list[Batch]]) -> None:
@@ -90,13 +113,13 @@ class Training:
             stop = self.train(epoch, window, batches)
             if stop:
                 break
-        tell_servers(self.world, Command(kind=Kind.REST, epoch=epoch + 1))
-        if any_rank(self.world, stop):
+        send_command(self.world, ServerCommand(kind=CommandKind.REST, epoch=epoch + 1))
+        if is_true_on_any_rank(self.world, stop):
             raise StopRequestedError(
                 self.session.stop_signal.name if self.session.stop_signal else "on a peer"
             )
 
-    def train(self, epoch: int, window: Window, batches: Iterator[list[Batch]]) -> bool:
+    def train(self, epoch: int, window: StepWindow, batches: Iterator[list[Batch]]) -> bool:
         """Do the steps of a window and record them; return whether this rank has to stop.
 
         Ranks that keep step begin and end a window together. Others wait for nobody: what such a run achieves
@@ -104,11 +127,11 @@ class Training:
         """
         together = self.strategy.lockstep
         skipped_before = self.arithmetic.skipped_updates
-        seen: list[Sums | None] = []
+        seen: list[LossSums | None] = []
         if together:
             barrier(self.world)
-        kind = Kind.WINDOW if window.counted else Kind.WARM_UP
-        tell_servers(self.world, Command(kind=kind, epoch=epoch + 1, first_step=window.steps.start))
+        kind = CommandKind.WINDOW if window.counted else CommandKind.WARM_UP
+        send_command(self.world, ServerCommand(kind=kind, epoch=epoch + 1, first_step=window.steps.start))
         with self.session.part("train"):
             self.clock.begin()
             for step in window.steps:
@@ -124,7 +147,7 @@ class Training:
                 self.strategy.update(lr)
             self.clock.enter("other")
             stop = self.session.stop_signal is not None
-            stop = any_rank(self.world, stop) if together else stop
+            stop = is_true_on_any_rank(self.world, stop) if together else stop
             times = self.clock.end()
         skipped = self.arithmetic.skipped_updates - skipped_before
         self.record_window(epoch, window, times, [sums for sums in seen if sums is not None], skipped)
@@ -135,7 +158,7 @@ class Training:
         barrier(self.world)
         with self.session.part("evaluation"):
             began = time.perf_counter()
-            total: Sums | None = None
+            total: LossSums | None = None
             for batch, mask in self.loader.evaluation():
                 sums = self.strategy.evaluate(batch, mask)
                 if sums is not None:
@@ -158,14 +181,14 @@ class Training:
             event = Check(
                 when=when,
                 epoch=epoch,
-                weights_checksum=checksum(weights, trained),
-                buffers_checksum=checksum(weights, buffers),
+                weights_checksum=tensor_checksum(weights, trained),
+                buffers_checksum=tensor_checksum(weights, buffers),
                 wall_s=time.perf_counter() - began,
             )
         self.session.record(event)
 
     def record_window(
-        self, epoch: int, window: Window, times: WindowTimes, seen: list[Sums], skipped: int
+        self, epoch: int, window: StepWindow, times: WindowTimes, seen: list[LossSums], skipped: int
     ) -> None:
         """Record a window. Results come off the device here, all at once, after the clock has stopped.
 

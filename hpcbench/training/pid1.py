@@ -1,9 +1,7 @@
-"""First process of a rank's container: `python -m hpcbench.training.pid1 ARGUMENT...` runs Python with them.
+"""First process of a rank's container:
 
-It hands signals on, which the kernel keeps from a first process that has not asked for them, and so it does
-with each byte of its standard input, the number of one: what the container's client does with signals is not
-to be relied on. It collects orphans. It ends, and the kernel all others in the container with it, when that
-input closes: then the client is gone, however that came about.
+`python -m hpcbench.training.pid1 ARGUMENT...` runs Python with these arguments, forwards signals, collects
+orphaned processes and ends when its standard input closes. Standard library only.
 """
 
 from __future__ import annotations
@@ -15,15 +13,15 @@ import sys
 import threading
 from collections.abc import Sequence
 
-HANDED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-KILLED = 128 + signal.SIGKILL
+FORWARDED_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+KILLED_STATUS = 128 + signal.SIGKILL
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run Python; returns its exit status, 128 + the signal's number where one ended it."""
     # Blocked, signals wait for the thread that takes them, and none is lost: a handler would run in the main
     # thread, which does not hear of a signal that comes just before it begins to wait for its children.
-    signal.pthread_sigmask(signal.SIG_BLOCK, HANDED_ON)
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED_SIGNALS)
     child = subprocess.Popen(
         [sys.executable, *arguments],
         stdin=subprocess.DEVNULL,
@@ -41,21 +39,21 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _take_signals() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDED_ON)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED_SIGNALS)
 
 
 def _listen_for_signals(child: int) -> None:
     while True:
-        os.kill(child, signal.sigwait(HANDED_ON))
+        os.kill(child, signal.sigwait(FORWARDED_SIGNALS))
 
 
 def _listen_to_client(child: int) -> None:
     while told := os.read(sys.stdin.fileno(), 4096):
         for number in told:
-            if number in HANDED_ON:
+            if number in FORWARDED_SIGNALS:
                 os.kill(child, number)
     os.killpg(child, signal.SIGKILL)  # where this is not the first process, nobody else would
-    os._exit(KILLED)
+    os._exit(KILLED_STATUS)
 
 
 if __name__ == "__main__":

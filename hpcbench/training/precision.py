@@ -1,7 +1,4 @@
-"""Number formats: what the model is kept in, what it is computed in, and how small gradients survive.
-
-Mixed precision is autocast and, for fp16, scaling of the loss, alike for every strategy.
-"""
+"""Number formats of a run: dtype of the model, autocast, and loss scaling for fp16."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ from torch.optim import Optimizer
 
 from hpcbench.config.spec import Precision as Name
 
-AUTOCAST = {"amp_fp16": torch.float16, "amp_bf16": torch.bfloat16}
+AUTOCAST_DTYPES = {"amp_fp16": torch.float16, "amp_bf16": torch.bfloat16}
 
 
 class LossScaler:
@@ -33,7 +30,7 @@ class LossScaler:
     def unscale(self, optimizer: Optimizer, group: dist.ProcessGroup | None) -> bool:
         """Divide the gradients by the scale; return whether they are finite on all ranks of the group."""
         gradients = [
-            local_part(p.grad)
+            local_shard(p.grad)
             for param_group in optimizer.param_groups
             for p in param_group["params"]
             if p.grad is not None
@@ -56,21 +53,21 @@ class LossScaler:
             self.good_steps = 0
 
 
-def local_part(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """Return what this rank has of a tensor: all of it, or its shard of a DTensor (same memory)."""
     # Not isinstance: importing DTensor takes half a second that runs without shards need not spend.
     to_local = getattr(tensor, "to_local", None)
     return tensor if to_local is None else to_local()
 
 
-class Arithmetic:
+class RunPrecision:
     """The precision of a run; `skipped_updates` counts the steps whose gradients were not finite."""
 
     def __init__(self, name: Name, device: torch.device) -> None:
         self.dtype = torch.float64 if name == "fp64" else torch.float32
         self.skipped_updates = 0
         self._device = device
-        self._autocast_dtype = AUTOCAST.get(name)
+        self._autocast_dtype = AUTOCAST_DTYPES.get(name)
         self._scaler = LossScaler() if name == "amp_fp16" else None
         allow_tf32 = name == "tf32"
         torch.backends.cuda.matmul.allow_tf32 = allow_tf32

@@ -29,8 +29,6 @@ from hpcbench.measure.ceilings.points import (
     matrix_points,
 )
 from hpcbench.measure.ceilings.team import Place, Team
-from hpcbench.measure.clock import WindowTimes
-from hpcbench.measure.environment import describe_environment
 from hpcbench.records.ceiling_writer import append_lines, line_of
 from hpcbench.records.ceilings import (
     Ceiling,
@@ -41,20 +39,29 @@ from hpcbench.records.ceilings import (
     MatrixCeiling,
     TransferCeiling,
 )
-from hpcbench.records.events import RunFinished, RunStarted
-from hpcbench.strategies.base import Batch, Seat, Strategy, World
-from hpcbench.training.data.base import Dataset, Loader
-from hpcbench.training.loop import Trained
-from hpcbench.training.precision import Arithmetic
-from hpcbench.training.session import Session
-from hpcbench.training.train import build_model, build_optimizer, describe_torch, example_of, load_dataset
-from hpcbench.training.world import join, leave
+from hpcbench.runs.events import RunFinished, RunStarted
+from hpcbench.runs.run_environment import describe_environment
+from hpcbench.strategies.strategy_base import Strategy
+from hpcbench.strategies.world import World
+from hpcbench.tasks.batches import Batch, LabelledDataset, RankRole, ShardLoader
+from hpcbench.training.loop import TrainedParameters
+from hpcbench.training.measurement import WindowTimes
+from hpcbench.training.precision import RunPrecision
+from hpcbench.training.process_group import join_process_group, leave_process_group
+from hpcbench.training.session import RankSession
+from hpcbench.training.training_run import (
+    build_model,
+    build_optimizer,
+    describe_torch,
+    example_batch,
+    load_dataset,
+)
 
 
-def run(session: Session) -> None:
+def run(session: RankSession) -> None:
     """Measure this process's part."""
     specs = [RunSpec.from_json(each) for each in json.loads(session.folder.probe.read_text())]
-    world = join(session.spec, session.placement)
+    world = join_process_group(session.spec, session.placement)
     environment = {**describe_environment(), **describe_torch(world.device)}
     session.record(
         RunStarted(
@@ -74,10 +81,10 @@ def run(session: Session) -> None:
     _Probe(session, team, str(environment["hostname"]), str(environment["device"])).measure(specs)
     session.record(_finished(session))
     session.writer.sync()
-    leave(world)
+    leave_process_group(world)
 
 
-def _finished(session: Session) -> RunFinished:
+def _finished(session: RankSession) -> RunFinished:
     wall_s, startup_s = session.age_s(), session.seconds["startup"]
     return RunFinished(
         wall_s=wall_s,
@@ -96,7 +103,7 @@ def _finished(session: Session) -> RunFinished:
 class _Timed:
     """A model, the operations of one of its steps, and its fastest window."""
 
-    trained: Trained
+    trained: TrainedParameters
     flop: int
     times: WindowTimes
 
@@ -105,11 +112,11 @@ class _Timed:
 class _Probe:
     """What one process measures, and writes where it leads its node."""
 
-    session: Session
+    session: RankSession
     team: Team
     host: str
     device: str
-    _datasets: dict[str, Dataset] = field(default_factory=dict)
+    _datasets: dict[str, LabelledDataset] = field(default_factory=dict)
     _sizes: dict[Hashable, int] = field(default_factory=dict)
 
     def measure(self, specs: Sequence[RunSpec]) -> None:
@@ -136,12 +143,12 @@ class _Probe:
             path = self.session.folder.measured(place.attempt, place.node)
             append_lines(path, [line_of(ceiling, self.host)])
 
-    def _dataset(self, spec: RunSpec) -> Dataset:
+    def _dataset(self, spec: RunSpec) -> LabelledDataset:
         """Return the data set of a run, without its cache: for the shape of its images."""
         key = repr((spec.dataset, spec.dataset_options, spec.precision == "fp64", spec.channels_last))
         if key not in self._datasets:
             plain = replace(spec, cache="none", input=Input(workers=0))
-            dtype = Arithmetic(spec.precision, self.team.device).dtype
+            dtype = RunPrecision(spec.precision, self.team.device).dtype
             self._datasets[key] = load_dataset(plain, self.team.device, dtype, self.session.placement)
         return self._datasets[key]
 
@@ -155,11 +162,11 @@ class _Probe:
 
     def _size_bytes(self, spec: RunSpec) -> int:
         """Return the bytes of a run's parameters; the model is built once for all runs that have it."""
-        dataset, dtype = self._dataset(spec), Arithmetic(spec.precision, self.team.device).dtype
+        dataset, dtype = self._dataset(spec), RunPrecision(spec.precision, self.team.device).dtype
         key = (spec.model, spec.stem, dataset.channels, dataset.classes, dtype)
         if key not in self._sizes:
             model = build_model(spec, dataset, torch.device("cpu"), dtype)
-            self._sizes[key] = Trained.of(model).size_bytes
+            self._sizes[key] = TrainedParameters.of(model).size_bytes
         return self._sizes[key]
 
     def _measure_link(self, point: LinkPoint, largest_bytes: int) -> None:
@@ -200,9 +207,9 @@ class _Probe:
         trainer, trained, flop = None, None, 0
         if self.team.works(point.ranks):
             torch.manual_seed(spec.seed)
-            arithmetic = Arithmetic(spec.precision, self.team.device)
+            arithmetic = RunPrecision(spec.precision, self.team.device)
             model = build_model(spec, dataset, self.team.device, arithmetic.dtype)
-            trained = Trained.of(model)
+            trained = TrainedParameters.of(model)
             trainer = _trainer(spec, model, dataset, arithmetic, self.team.device)
             if self.team.leads:
                 flop = count_flop(trainer)
@@ -236,7 +243,7 @@ class _Probe:
     def _measure_input(self, point: InputPoint, spec: RunSpec) -> None:
         feed, dataset, workers = None, None, 0
         if self.team.works(point.ranks):
-            dtype = Arithmetic(spec.precision, self.team.device).dtype
+            dtype = RunPrecision(spec.precision, self.team.device).dtype
             dataset = load_dataset(spec, self.team.device, dtype, self.session.placement)
             workers = dataset.workers if point.workers is None else point.workers
             feed = _feed(spec, dataset, point.ranks, self.team)
@@ -255,8 +262,8 @@ class _Probe:
 def _trainer(
     spec: RunSpec,
     model: torch.nn.Module,
-    dataset: Dataset,
-    arithmetic: Arithmetic,
+    dataset: LabelledDataset,
+    arithmetic: RunPrecision,
     device: torch.device,
 ) -> Trainer[list[Batch]]:
     """Return a single device's training, whatever the run's strategy is.
@@ -267,7 +274,7 @@ def _trainer(
     strategy = Strategy(world, arithmetic, None)
     strategy.label_smoothing = spec.label_smoothing
     strategy.prepare(model, partial(build_optimizer, spec.optimizer))
-    shape = example_of(dataset, spec).images.shape[1:]
+    shape = example_batch(dataset, spec).images.shape[1:]
     batches = list(_random_batches(spec, shape, dataset.classes, arithmetic.dtype, device))
     return Trainer(batches, strategy.forward_backward, lambda: strategy.update(0.0))
 
@@ -283,9 +290,9 @@ def _random_batches(
         yield [Batch(part.contiguous(memory_format=layout), right) for part, right in parts]
 
 
-def _feed(spec: RunSpec, dataset: Dataset, ranks: int, team: Team) -> Feed:
+def _feed(spec: RunSpec, dataset: LabelledDataset, ranks: int, team: Team) -> Feed:
     """Return this rank's share of an epoch, as in a run whose ranks are all on this node."""
-    seat = Seat(trains=True, shard=team.place.local_rank, shards=ranks)
-    loader = Loader(dataset, seat, spec.batch_size, spec.accumulation, spec.seed)
+    seat = RankRole(trains=True, shard=team.place.local_rank, shards=ranks)
+    loader = ShardLoader(dataset, seat, spec.batch_size, spec.accumulation, spec.seed)
     steps = max(1, dataset.train_samples // (spec.batch_size * ranks))
     return Feed(steps, lambda wanted: loader.train(0, wanted), wait_for(team.device))

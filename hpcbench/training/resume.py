@@ -1,4 +1,6 @@
-"""Keeping the state of a training rank, and going on from it."""
+"""Saves the state of a training rank at the end of an epoch, and resumes from the newest complete
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from hpcbench.records.events import Checkpoint, Resumed
-from hpcbench.training.checkpoint import Mark, is_due, newest_mark
-from hpcbench.training.world import any_rank, barrier
+from hpcbench.runs.events import Checkpoint, Resumed
+from hpcbench.training.checkpoint import CheckpointMark, is_checkpoint_due, newest_checkpoint
+from hpcbench.training.process_group import barrier, is_true_on_any_rank
 
 if TYPE_CHECKING:
     from hpcbench.training.loop import Training
@@ -21,22 +23,22 @@ class CheckpointError(RuntimeError):
     """A checkpoint can't be read; it is never left out silently."""
 
 
-def keep_if_due(training: Training, epoch: int, since_s: float) -> bool:
+def save_if_due(training: Training, epoch: int, since_s: float) -> bool:
     """Keep the state after `epoch` epochs if it is time to, on all ranks or none; says whether it did."""
     session, world = training.session, training.world
     if session.spec.checkpoint == "none":
         return False
-    if not any_rank(world, world.rank == 0 and is_due(session.spec, since_s)):
+    if not is_true_on_any_rank(world, world.rank == 0 and is_checkpoint_due(session.spec, since_s)):
         return False
     began = time.perf_counter()
     with session.part("checkpoint"):
-        mark = Mark(
+        mark = CheckpointMark(
             attempt=session.placement.attempt,
             epoch=epoch,
             run_id=session.spec.run_id,
             ranks=world.training_ranks,
         )
-        size_bytes = _save(training, mark)
+        size_bytes = _save_state(training, mark)
         barrier(world)
         if world.rank == 0:
             mark.write(session.folder)
@@ -45,13 +47,13 @@ def keep_if_due(training: Training, epoch: int, since_s: float) -> bool:
     return True
 
 
-def _save(training: Training, mark: Mark) -> int:
+def _save_state(training: Training, mark: CheckpointMark) -> int:
     path = mark.state_of(training.session.folder, training.world.rank)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".tmp")
     try:
         with draft.open("wb") as file:
-            torch.save(_state(training), file)
+            torch.save(_rank_state(training), file)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
@@ -60,7 +62,7 @@ def _save(training: Training, mark: Mark) -> int:
     return path.stat().st_size
 
 
-def _state(training: Training) -> dict[str, Any]:
+def _rank_state(training: Training) -> dict[str, Any]:
     cuda = training.world.device.type == "cuda"
     return {
         "strategy": training.strategy.state(),
@@ -71,10 +73,10 @@ def _state(training: Training) -> dict[str, Any]:
     }
 
 
-def resume(training: Training) -> int:
+def resume_from_checkpoint(training: Training) -> int:
     """Go on from the newest checkpoint, if there is one; returns how many epochs are done already."""
     session, world = training.session, training.world
-    mark = _agreed(training)
+    mark = _agree_on_checkpoint(training)
     if mark is None:
         return 0
     path = mark.state_of(session.folder, world.rank)
@@ -95,13 +97,17 @@ def resume(training: Training) -> int:
     return mark.epoch
 
 
-def _agreed(training: Training) -> Mark | None:
+def _agree_on_checkpoint(training: Training) -> CheckpointMark | None:
     """Let rank 0 choose: on a network file system the others might not see the newest mark yet."""
     session, world = training.session, training.world
     spec = session.spec
-    mark = newest_mark(session.folder, spec, session.placement.attempt) if world.rank == 0 else None
+    mark = newest_checkpoint(session.folder, spec, session.placement.attempt) if world.rank == 0 else None
     chosen = torch.tensor([mark.attempt, mark.epoch] if mark else [0, 0], device=world.device)
     if world.trainers is not None:
         dist.broadcast(chosen, src=0, group=world.trainers)
     attempt, epoch = chosen.tolist()
-    return Mark(attempt=attempt, epoch=epoch, run_id=spec.run_id, ranks=spec.ranks) if attempt else None
+    return (
+        CheckpointMark(attempt=attempt, epoch=epoch, run_id=spec.run_id, ranks=spec.ranks)
+        if attempt
+        else None
+    )

@@ -1,8 +1,11 @@
-"""One rank's run from its first record to its last, whatever it trains with."""
+"""The session of a rank: its run, its place among the ranks, its record file, its time accounting and stop
+signals; and how an out-of-memory error is recognised. Imports no torch.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -14,9 +17,9 @@ from typing import Any
 
 from hpcbench.config.placement import Placement
 from hpcbench.config.spec import RunSpec
-from hpcbench.records.events import Event
-from hpcbench.records.layout import RunFolder
-from hpcbench.records.writer import EventWriter
+from hpcbench.runs.events import Event
+from hpcbench.runs.record_writer import EventWriter
+from hpcbench.runs.results_folder import RunFolder
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -26,7 +29,7 @@ class StopRequestedError(Exception):
 
 
 @dataclass
-class Session:
+class RankSession:
     """What a rank has to work with: its run, its place, its record, and how its time went by.
 
     `seconds` sums the wall time of each named part of the run; the parts do not overlap, so that what is
@@ -79,7 +82,43 @@ class Session:
             raise StopRequestedError(self.stop_signal.name)
 
 
-def read_spec(folder: RunFolder) -> tuple[RunSpec, dict[str, Any] | None]:
+def read_declared_spec(folder: RunFolder) -> tuple[RunSpec, dict[str, Any] | None]:
     """Return the run to do, and the declared one where `--smoke` has scaled it down."""
     stored = json.loads(folder.spec.read_text())
     return RunSpec.from_json(stored["spec"]), stored.get("declared")
+
+
+# torch's own type has this name; on a CPU it raises a RuntimeError with these words.
+OUT_OF_MEMORY_TYPE = "OutOfMemoryError"
+OUT_OF_MEMORY_TEXTS = (
+    "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
+_REQUESTED_SIZE = re.compile(
+    r"(?:[Tt]ried to allocate|Unable to allocate|images of) ([0-9][0-9.,]*) ?([KMGTPE]i?B|bytes|B)\b"
+)
+_UNIT_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
+
+
+@dataclass(frozen=True)
+class OutOfMemory:
+    """What was asked for when memory ran out; None where the message does not say."""
+
+    asked_bytes: int | None
+
+
+def find_out_of_memory(error: BaseException) -> OutOfMemory | None:
+    """Return what was asked for if an error means that memory has run out."""
+    text = str(error)
+    by_type = isinstance(error, MemoryError) or type(error).__name__ == OUT_OF_MEMORY_TYPE
+    by_words = isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY_TEXTS)
+    return OutOfMemory(_requested_bytes(text)) if by_type or by_words else None
+
+
+def _requested_bytes(text: str) -> int | None:
+    """Read the size out of the messages of torch, numpy and hpcbench (1 GiB and 1 GB are 2**30 there)."""
+    found = _REQUESTED_SIZE.search(text)
+    if found is None:
+        return None
+    number, unit = float(found[1].replace(",", "").rstrip(".")), found[2]
+    return round(number * 1024.0 ** _UNIT_POWERS[unit[0] if unit[0] in "KMGTPE" else ""])

@@ -1,6 +1,7 @@
-"""What every rank executes: `python -m hpcbench.training.worker`, started by a supervisor or a launcher.
+"""Entry point of every rank:
 
-Exit status: 0 finished; 1 failed, and the record says why; 128 + the signal's number if it was told to stop.
+`python -m hpcbench.training.worker`. No other module imports it. Exit status: 0 finished; 1 failed, and the
+record says why; 128 + the signal's number if it was told to stop.
 """
 
 from __future__ import annotations
@@ -16,17 +17,16 @@ from typing import NoReturn
 
 from hpcbench.config.placement import Placement
 from hpcbench.errors import InputError
-from hpcbench.measure.environment import bind_to
-from hpcbench.records.events import Interrupted, RunFailed
-from hpcbench.records.layout import RunFolder
-from hpcbench.records.writer import EventWriter
-from hpcbench.strategies import STRATEGIES
-from hpcbench.training.data import DATASETS
-from hpcbench.training.data.check import find_problem
-from hpcbench.training.limits import out_of_memory
-from hpcbench.training.session import Session, StopRequestedError, read_spec
+from hpcbench.runs.events import Interrupted, RunFailed
+from hpcbench.runs.record_writer import EventWriter
+from hpcbench.runs.results_folder import RunFolder
+from hpcbench.runs.run_environment import bind_to_cores
+from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.tasks.data_check import find_data_problem
+from hpcbench.tasks.task_registry import DATASETS
+from hpcbench.training.session import RankSession, StopRequestedError, find_out_of_memory, read_declared_spec
 
-TIMED_OUT = re.compile(r"timed out|timeout", re.IGNORECASE)  # gloo's and NCCL's words
+TIMEOUT_WORDS = re.compile(r"timed out|timeout", re.IGNORECASE)  # gloo's and NCCL's words
 
 
 def main() -> int:
@@ -36,20 +36,20 @@ def main() -> int:
         print("hpcbench.training.worker is started by `hpcbench run` or `hpcbench submit`", file=sys.stderr)
         return 2
     folder = RunFolder(Path(placement.run_folder))
-    spec, declared = read_spec(folder)
+    spec, declared = read_declared_spec(folder)
     path = folder.events(placement.attempt, placement.rank)
     writer = EventWriter(path, run_id=spec.run_id, attempt=placement.attempt, rank=placement.rank)
-    bind_to(placement.cores)
-    session = Session(spec, declared, placement, writer)
+    bind_to_cores(placement.cores)
+    session = RankSession(spec, declared, placement, writer)
     session.listen_for_stop()
-    status = _guarded(session)
+    status = _run_and_record(session)
     writer.close()
     return status
 
 
-def _guarded(session: Session) -> int:
+def _run_and_record(session: RankSession) -> int:
     try:
-        _train(session)
+        _run_rank(session)
     except StopRequestedError as request:
         session.record(Interrupted(reason="told to stop", signal=str(request)))
         return 128 + (session.stop_signal or signal.SIGTERM).value  # a peer may have heard it alone
@@ -60,41 +60,43 @@ def _guarded(session: Session) -> int:
     return 0
 
 
-def _train(session: Session) -> None:
+def _run_rank(session: RankSession) -> None:
     if session.folder.probe.exists():
         check_data_early(session)
         from hpcbench.training import probing
 
         probing.run(session)
     elif STRATEGIES[session.spec.strategy].torch_free:
-        from hpcbench.training import pretend
+        from hpcbench.training import noop_loop
 
-        pretend.run(session)
+        noop_loop.run_noop(session)
     else:
         check_data_early(session)
-        from hpcbench.training import train
+        from hpcbench.training import training_run
 
-        train.run(session)
+        training_run.run_training_rank(session)
 
 
-def check_data_early(session: Session) -> None:
+def check_data_early(session: RankSession) -> None:
     """Raise InputError for missing data before torch is imported, which takes seconds: once per node.
 
     Data of `--smoke` are generated here, whatever real data there may be.
     """
     if session.spec.smoke and DATASETS[session.spec.dataset].needs_files:
-        from hpcbench.training.data.smoke import smoke_folder
+        from hpcbench.tasks.smoke_data import smoke_folder
 
         folder = smoke_folder(session.spec, session.folder)
         session.placement = replace(session.placement, data=str(folder))
     elif session.placement.local_rank == 0:
-        problem = find_problem(session.spec.dataset, session.placement.data, session.spec.dataset_options)
+        problem = find_data_problem(
+            session.spec.dataset, session.placement.data, session.spec.dataset_options
+        )
         if problem:
             raise InputError(problem)
 
 
-def _failure(session: Session, error: Exception) -> RunFailed:
-    memory = out_of_memory(error)
+def _failure(session: RankSession, error: Exception) -> RunFailed:
+    memory = find_out_of_memory(error)
     return RunFailed(
         reason=_reason(session, error),
         phase=session.phase,
@@ -105,15 +107,15 @@ def _failure(session: Session, error: Exception) -> RunFailed:
     )
 
 
-def _reason(session: Session, error: Exception) -> str:
+def _reason(session: RankSession, error: Exception) -> str:
     """Return the first line of an error; of a time-out also what it means, which its words seldom say."""
     told = f"{type(error).__name__}: {error}".splitlines()[0]
-    if isinstance(error, RuntimeError) and TIMED_OUT.search(told) and session.spec.processes > 1:
+    if isinstance(error, RuntimeError) and TIMEOUT_WORDS.search(told) and session.spec.processes > 1:
         return f"another rank did not answer within timeout_s, {session.spec.timeout_s:g} s ({told})"
     return told
 
 
-def _leave(status: int) -> NoReturn:
+def _exit(status: int) -> NoReturn:
     """End the process, after a failure without tearing down a process group whose peers are gone.
 
     Gloo's destructors abort the process then, at times, and its exit status would no longer be the run's.
@@ -126,4 +128,4 @@ def _leave(status: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    _leave(main())
+    _exit(main())

@@ -8,7 +8,7 @@ import pytest
 
 from hpcbench.analysis.figures import Figures
 from hpcbench.analysis.load import load
-from hpcbench.records.events import Steps
+from hpcbench.runs.events import Steps
 from tests.audit.written import Change, alone, changing, run, telemetry, unchanged, write
 
 

@@ -12,8 +12,8 @@ from hpcbench.analysis.history import State, read_history
 from hpcbench.analysis.load import load
 from hpcbench.config.spec import Optimizer
 from hpcbench.errors import InputError
-from hpcbench.records.events import Interrupted, RunFailed, Steps
-from hpcbench.records.writer import EventWriter
+from hpcbench.runs.events import Interrupted, RunFailed, Steps
+from hpcbench.runs.record_writer import EventWriter
 from tests.report.records import EVALUATION_SAMPLES, TRAIN_SAMPLES, RunBuilder, Sweep, single, spec
 
 

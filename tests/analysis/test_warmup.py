@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hpcbench.analysis.history import without_cold
 from hpcbench.analysis.warmup import LARGEST_SHARE, cold_windows
 from hpcbench.analysis.windows import Windows
-from hpcbench.records.columns import StepColumns
-from hpcbench.records.events import Steps
+from hpcbench.runs.events import Steps
+from hpcbench.runs.rank_records import StepColumns
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from hpcbench.config.placement import Placement
 from hpcbench.config.spec import RunSpec
-from hpcbench.records.layout import ResultsFolder
-from hpcbench.records.writer import EventWriter
-from hpcbench.training import train
-from hpcbench.training.session import Session
+from hpcbench.runs.record_writer import EventWriter
+from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.training import training_run
+from hpcbench.training.session import RankSession
 
 
 def main(rank: int, processes: int, results: Path) -> None:
@@ -26,7 +26,7 @@ def main(rank: int, processes: int, results: Path) -> None:
             process_start_ns=time.time_ns(),
         )  # fmt: skip
         with EventWriter(folder.events(1, rank), run_id=spec.run_id, attempt=1, rank=rank) as writer:
-            train.run(Session(spec, None, place, writer))
+            training_run.run_training_rank(RankSession(spec, None, place, writer))
 
 
 if __name__ == "__main__":

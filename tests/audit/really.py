@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcbench.config.load import dump_sweep
+from hpcbench.config.dump import dump_sweep
 from hpcbench.config.spec import RunSpec, Sweep
-from hpcbench.records import ledger
-from hpcbench.records.layout import ResultsFolder
+from hpcbench.runs import ledger
+from hpcbench.runs.results_folder import ResultsFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +34,9 @@ def train_runs(runs: Sequence[RunSpec], results: Path) -> Path:
         at.spec.write_text(json.dumps({"run_id": spec.run_id, "spec": spec.to_json(), "declared": None}))
         at.claim(1).write_text("{}")
         name = f"{spec.name}/r{spec.repeat}"
-        ledger.append(folder.ledger, ledger.Attempt(job_id="1", run=name, run_id=spec.run_id, attempt=1))
+        ledger.append_entry(
+            folder.ledger, ledger.AttemptClaimed(job_id="1", run=name, run_id=spec.run_id, attempt=1)
+        )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     for processes in sorted({spec.processes for spec in runs}):
         command = [sys.executable, "-m", "tests.audit.rank"]

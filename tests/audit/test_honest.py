@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hpcbench.config.spec import RunSpec
 from hpcbench.records.ceilings import Ceiling
-from hpcbench.records.events import RunFailed, RunFinished
+from hpcbench.runs.events import RunFailed, RunFinished
 from tests.audit.judging import errors, findings, group
 from tests.audit.written import TRAIN_SAMPLES, alone, run, telemetry, write
 from tests.ceilings import written as ceilings

@@ -12,7 +12,7 @@ from hpcbench.analysis.audit.findings import Finding, Rule, Scope
 from hpcbench.analysis.audit.rules import RULES
 from hpcbench.config.spec import Optimizer
 from hpcbench.records.ceilings import CopyCheck
-from hpcbench.records.events import Check, Steps
+from hpcbench.runs.events import Check, Steps
 from tests.audit.judging import codes, errors, findings, group
 from tests.audit.witnesses import (
     BROKEN,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hpcbench.config.spec import Group, Optimizer
 from hpcbench.records.ceilings import Ceiling, CopyCheck
-from hpcbench.records.events import Check, Epoch, Evaluation, RunFinished, Steps
+from hpcbench.runs.events import Check, Epoch, Evaluation, RunFinished, Steps
 from tests.audit.judging import group
 from tests.audit.written import ENVIRONMENT, Change, alone, changing, run, telemetry, unchanged, write
 from tests.ceilings import written as ceilings

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcbench.config.spec import RunSpec
-from hpcbench.records import ledger
-from hpcbench.records.events import (
+from hpcbench.runs import ledger
+from hpcbench.runs.events import (
     Check,
     Epoch,
     Evaluation,
@@ -24,8 +24,8 @@ from hpcbench.records.events import (
     Telemetry,
     Updates,
 )
-from hpcbench.records.layout import ResultsFolder
-from hpcbench.records.writer import EventWriter
+from hpcbench.runs.record_writer import EventWriter
+from hpcbench.runs.results_folder import ResultsFolder
 
 TRAIN_SAMPLES, EVALUATION_SAMPLES = 1437, 360
 ENVIRONMENT = {
@@ -116,8 +116,10 @@ class _Writer:
         self.at.path.mkdir(parents=True)
         self.at.spec.write_text(json.dumps({"run_id": spec.run_id, "spec": spec.to_json(), "declared": None}))
         self.at.claim(1).write_text("{}")
-        line = ledger.Attempt(job_id="1", run=f"{spec.name}/r{spec.repeat}", run_id=spec.run_id, attempt=1)
-        ledger.append(self.folder.ledger, line)
+        line = ledger.AttemptClaimed(
+            job_id="1", run=f"{spec.name}/r{spec.repeat}", run_id=spec.run_id, attempt=1
+        )
+        ledger.append_entry(self.folder.ledger, line)
         wall_s = [self._walls() for _ in range(spec.epochs or 1)]  # the barriers make them everybody's
         for rank in range(spec.ranks):
             self._file(rank, self._events(rank, wall_s), change)

@@ -11,7 +11,7 @@ from hpcbench.cluster.probing import collect_ceilings
 from hpcbench.errors import RecordError
 from hpcbench.records.ceiling_files import newest, read_ceilings
 from hpcbench.records.ceiling_writer import append_lines, line_of
-from hpcbench.records.layout import ResultsFolder, RunFolder
+from hpcbench.runs.results_folder import ResultsFolder, RunFolder
 from tests.ceilings.written import compute, line, link, loader, matrix, node, write
 
 

@@ -18,7 +18,6 @@ from hpcbench.analysis.limits import Standing, standings
 from hpcbench.analysis.load import Loaded, load
 from hpcbench.analysis.predict import Limit, Prediction, Unknown
 from hpcbench.analysis.rows import plain_rows
-from hpcbench.records.events import Epoch, Event, ExchangeAblation, Steps
 from hpcbench.report.collect import collect
 from hpcbench.report.languages import words
 from hpcbench.report.limits import limit_tables, sentence
@@ -27,6 +26,7 @@ from hpcbench.report.plots.prediction import draw_prediction
 from hpcbench.report.plots.scene import Scene, scenes
 from hpcbench.report.plots.style import style
 from hpcbench.report.words_en import ENGLISH
+from hpcbench.runs.events import Epoch, Event, ExchangeAblation, Steps
 from tests.audit.written import alone, changing, run, write
 from tests.ceilings import written as ceilings
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hpcbench.analysis.predict_traffic import MEBIBYTE, TRAFFIC, Model, bytes_sent
-from hpcbench.strategies import STRATEGIES
+from hpcbench.strategies.strategy_registry import STRATEGIES
 from tests.audit.written import run
 
 # ResNet-50: 25,557,032 parameters in 161 tensors (MEASURING, formulas); any number of blocks.

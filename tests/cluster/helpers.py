@@ -14,12 +14,12 @@ from typing import Any
 import psutil
 import yaml
 
-from hpcbench.cluster.jobs import read_jobs
-from hpcbench.cluster.status import RunStatus, read_status
 from hpcbench.config.placement import VARIABLE
 from hpcbench.config.spec import Resources, RunSpec
-from hpcbench.records import ledger
-from hpcbench.records.layout import ResultsFolder
+from hpcbench.launch.jobs import read_jobs
+from hpcbench.launch.run_status import RunStatus, read_status
+from hpcbench.runs import ledger
+from hpcbench.runs.results_folder import ResultsFolder
 
 HPCBENCH = (sys.executable, "-m", "hpcbench")
 
@@ -119,8 +119,8 @@ class Lab:
 
     def attempts(self, name: str = "sweep") -> list[str]:
         """Return the runs that were begun, in order."""
-        entries = (entry for _, entry in ledger.read(self.results(name).ledger))
-        return [entry.run for entry in entries if isinstance(entry, ledger.Attempt)]
+        entries = (entry for _, entry in ledger.read_ledger(self.results(name).ledger))
+        return [entry.run for entry in entries if isinstance(entry, ledger.AttemptClaimed)]
 
     def ranks(self) -> list[psutil.Process]:
         """Return the living ranks of this test, by the variable that their supervisor gave them."""

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from hpcbench.records.events import Check, Checkpoint, Epoch, Resumed
-from hpcbench.records.reader import read_events
-from hpcbench.training.checkpoint import AUTO_EVERY_S, Mark, is_due, newest_mark
+from hpcbench.runs.events import Check, Checkpoint, Epoch, Resumed
+from hpcbench.runs.record_reader import read_events
+from hpcbench.training.checkpoint import AUTO_INTERVAL_S, CheckpointMark, is_checkpoint_due, newest_checkpoint
 from tests.cluster.helpers import Lab, eventually, noop
 
 pytest.importorskip("torch", reason="a checkpoint of a real training")
@@ -54,19 +54,19 @@ def test_only_whole_checkpoints_of_earlier_attempts_count(lab: Lab) -> None:
     """A state without a mark is none, nor is another run's; old ones go, and never a newer attempt's."""
     folder, spec = lab.results().run("run", 0), noop(ranks=1)
     common = {"run_id": spec.run_id, "ranks": 1}
-    newer = Mark(attempt=2, epoch=1, **common)
+    newer = CheckpointMark(attempt=2, epoch=1, **common)
     newer.write(folder)
     for epoch in range(1, 5):
-        mark = Mark(attempt=1, epoch=epoch, **common)
+        mark = CheckpointMark(attempt=1, epoch=epoch, **common)
         mark.state_of(folder, 0).write_bytes(b"state")
         mark.write(folder)
-    Mark(attempt=1, epoch=9, run_id="another", ranks=1).write(folder)
+    CheckpointMark(attempt=1, epoch=9, run_id="another", ranks=1).write(folder)
     (folder.checkpoint / "a1.e99.rank0.pt").write_bytes(b"torn")
-    assert newest_mark(folder, spec, 1) is None
-    found = newest_mark(folder, spec, 2)
+    assert newest_checkpoint(folder, spec, 1) is None
+    found = newest_checkpoint(folder, spec, 2)
     assert found is not None and found.epoch == 4
-    assert newest_mark(folder, spec, 3) == newer
-    assert not Mark(attempt=1, epoch=2, **common).state_of(folder, 0).exists()
+    assert newest_checkpoint(folder, spec, 3) == newer
+    assert not CheckpointMark(attempt=1, epoch=2, **common).state_of(folder, 0).exists()
 
 
 def test_when_a_checkpoint_is_due() -> None:
@@ -75,7 +75,9 @@ def test_when_a_checkpoint_is_due() -> None:
 
     spec = noop()
     due = {
-        policy: [is_due(replace(spec, checkpoint=policy), since) for since in (0.0, AUTO_EVERY_S)]
+        policy: [
+            is_checkpoint_due(replace(spec, checkpoint=policy), since) for since in (0.0, AUTO_INTERVAL_S)
+        ]
         for policy in ("auto", "epoch", "none")
     }
     assert due == {"auto": [False, True], "epoch": [True, True], "none": [False, False]}

@@ -10,18 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.cluster.claim import (
-    SILENT_AFTER_S,
-    AlreadyClaimedError,
-    Claim,
-    Ending,
-    claim_next,
-    latest_claim,
-)
-from hpcbench.cluster.processes import ProcessIdentity
-from hpcbench.records.events import RunFinished
-from hpcbench.records.layout import RunFolder
-from hpcbench.records.writer import EventWriter
+from hpcbench.runs.claim import SILENT_AFTER_S, AlreadyClaimedError, Claim, Ending, claim_next, latest_claim
+from hpcbench.runs.events import RunFinished
+from hpcbench.runs.process_identity import ProcessIdentity
+from hpcbench.runs.record_writer import EventWriter
+from hpcbench.runs.results_folder import RunFolder
 from tests.cluster.helpers import noop
 
 

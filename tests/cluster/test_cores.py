@@ -8,13 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.cluster import cores
-from hpcbench.cluster.cores import by_siblings, cores_near_gpus, cores_of_ranks, parse_list, share_out
-from hpcbench.cluster.inbox import Inbox
-from hpcbench.cluster.supervisor import supervise
 from hpcbench.config.spec import Resources
-from hpcbench.records.events import RunStarted
-from hpcbench.records.reader import read_events
+from hpcbench.launch import machine_resources
+from hpcbench.launch.machine_resources import (
+    assign_cores,
+    cores_near_gpus,
+    cores_of_ranks,
+    parse_core_list,
+    sort_by_siblings,
+)
+from hpcbench.launch.rank_processes import SupervisorInbox
+from hpcbench.launch.supervisor import supervise
+from hpcbench.runs.events import RunStarted
+from hpcbench.runs.record_reader import read_events
 from tests.cluster.helpers import noop
 from tests.cluster.test_supervisor import task_of
 
@@ -35,8 +41,8 @@ def node(folder: Path, *near: str) -> dict[str, Path]:
 
 def test_lists_of_the_kernel() -> None:
     """The kernel's lists of cores are understood, the empty one too."""
-    assert parse_list("0-3,8,10-11\n") == {0, 1, 2, 3, 8, 10, 11}
-    assert parse_list("\n") == frozenset()
+    assert parse_core_list("0-3,8,10-11\n") == {0, 1, 2, 3, 8, 10, 11}
+    assert parse_core_list("\n") == frozenset()
 
 
 def test_each_gpu_has_the_cores_of_its_socket(tmp_path: Path) -> None:
@@ -59,10 +65,10 @@ def test_nobody_is_bound_where_others_may_use_the_same_cores(tmp_path: Path) -> 
 
 def test_near_cores_go_first_and_none_goes_twice() -> None:
     """Neighbours share a socket's cores evenly; who needs more takes what is left elsewhere."""
-    assert share_out([LEFT, RIGHT], 4, EIGHT) == [[0, 1, 2, 3], [4, 5, 6, 7]]
-    assert share_out([RIGHT, RIGHT], 2, EIGHT) == [[4, 5], [6, 7]]
-    assert share_out([RIGHT, RIGHT], 4, EIGHT) == [[4, 5, 0, 1], [6, 7, 2, 3]]
-    assert share_out([LEFT] * 3, 3, EIGHT) is None
+    assert assign_cores([LEFT, RIGHT], 4, EIGHT) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert assign_cores([RIGHT, RIGHT], 2, EIGHT) == [[4, 5], [6, 7]]
+    assert assign_cores([RIGHT, RIGHT], 4, EIGHT) == [[4, 5, 0, 1], [6, 7, 2, 3]]
+    assert assign_cores([LEFT] * 3, 3, EIGHT) is None
 
 
 def test_threads_of_one_core_stay_together(tmp_path: Path) -> None:
@@ -71,7 +77,7 @@ def test_threads_of_one_core_stay_together(tmp_path: Path) -> None:
         folder = tmp_path / f"cpu{core}/topology"
         folder.mkdir(parents=True)
         (folder / "thread_siblings_list").write_text(f"{core % 2},{core % 2 + 2}\n")
-    assert by_siblings(range(4), tmp_path) == [0, 2, 1, 3]
+    assert sort_by_siblings(range(4), tmp_path) == [0, 2, 1, 3]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +94,7 @@ def test_ranks_have_the_cores_of_their_devices(
 ) -> None:
     """A rank has the cores of all its devices; without GPUs, or with too few, none is bound."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(EIGHT))
-    monkeypatch.setattr(cores, "by_siblings", sorted)
+    monkeypatch.setattr(machine_resources, "sort_by_siblings", sorted)
     spec = replace(noop(), **({"device": "cuda", "resources": Resources(gpus_per_node=2)} | fields))
     assert cores_of_ranks(spec, (LEFT, RIGHT), 2) == expected
 
@@ -97,7 +103,7 @@ def test_a_rank_keeps_to_its_cores(tmp_path: Path) -> None:
     """A rank that is given cores runs on them, and its record says which, and how many the machine has."""
     mine = sorted(os.sched_getaffinity(0))
     task = replace(task_of(tmp_path / "run", noop(ranks=2)), cores={0: mine[:1]})
-    assert supervise(task, Inbox()).state == "finished"
+    assert supervise(task, SupervisorInbox()).state == "finished"
     bound = []
     for rank in range(2):
         event = read_events(task.claim.folder.events(1, rank)).records[0].event

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from hpcbench.catalog import CATALOG
-from hpcbench.cluster.disk import disk_bytes, written
-from hpcbench.cluster.inbox import Inbox
-from hpcbench.cluster.supervisor import supervise
 from hpcbench.config.spec import RunSpec
+from hpcbench.launch.rank_processes import SupervisorInbox
+from hpcbench.launch.submission import disk_bytes, format_bytes
+from hpcbench.launch.supervisor import supervise
 from tests.cluster.helpers import noop
 from tests.cluster.test_supervisor import task_of
 
@@ -33,7 +33,7 @@ TRAINED = RunSpec(
 @pytest.mark.parametrize("spec", [noop(), TRAINED], ids=lambda spec: spec.strategy)
 def test_a_run_takes_no_more_than_was_said_and_not_much_less(spec: RunSpec, tmp_path: Path) -> None:
     """What a real run leaves in its folder is less than what was said before, and more than a fifth of it."""
-    assert supervise(task_of(tmp_path / "run", spec), Inbox()).state == "finished"
+    assert supervise(task_of(tmp_path / "run", spec), SupervisorInbox()).state == "finished"
     taken = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*") if path.is_file())
     said = disk_bytes(spec, CATALOG)
     assert said / 5 < taken <= said, f"{taken} bytes of {said}"
@@ -53,6 +53,6 @@ def test_checkpoints_count_for_every_rank() -> None:
 
 def test_sizes_are_readable() -> None:
     """Three figures and a unit."""
-    assert [written(size) for size in (0, 999, 1_234_567, 5 * 10**12)] == [
+    assert [format_bytes(size) for size in (0, 999, 1_234_567, 5 * 10**12)] == [
         "0 bytes", "999 bytes", "1.23 MB", "5 TB",
     ]  # fmt: skip

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from hpcbench.cluster.claim import latest_claim
 from hpcbench.config.placement import VARIABLE
-from hpcbench.records.events import RunStarted
-from hpcbench.records.reader import Record, read_events
+from hpcbench.runs.claim import latest_claim
+from hpcbench.runs.events import RunStarted
+from hpcbench.runs.record_reader import Record, read_events
 from tests.cluster.helpers import Lab, eventually, injected
 
 BAD = {"name": "bad", "strategy_options": {"step_s": 0.01, "fail_at_step": 5}}
@@ -211,7 +211,7 @@ def test_two_jobs_with_the_same_runs(lab: Lab) -> None:
         job = lab.results().job(name)
         job.path.mkdir()
         job.plan.write_text(plan.read_text().replace(plan.parent.name, name))
-        code = f"from hpcbench.cluster.job import run_job; run_job({str(job.plan)!r})"
+        code = f"from hpcbench.launch.job_execution import run_job; run_job({str(job.plan)!r})"
         environment = lab.environment | {
             "HPCBENCH_QUEUE_DIR": str(lab.folder / name)
         }  # no queue between them

@@ -7,9 +7,15 @@ from pathlib import Path
 import pytest
 
 from hpcbench.catalog import CATALOG
-from hpcbench.cluster import admission
-from hpcbench.cluster.machine import Machine, installed_gpus, this_machine, usable_cores, visible_gpus
 from hpcbench.config.spec import Resources
+from hpcbench.launch import admission
+from hpcbench.launch.machine_resources import (
+    Machine,
+    installed_gpus,
+    this_machine,
+    usable_cores,
+    visible_gpus,
+)
 from tests.cluster.helpers import noop
 
 TWO_CORES = Machine(cores=2, memory_bytes=1)
@@ -63,28 +69,31 @@ def test_visible_devices(selection: str | None, visible: tuple[str, ...]) -> Non
 def test_more_gpus_than_there_are() -> None:
     """A run that needs more GPUs than the machine has is refused with both numbers."""
     spec = replace(noop(ranks=4), device="cuda", backend="nccl")
-    reason = admission.why_not(spec, Machine(cores=8, memory_bytes=1, gpus=("A",)), CATALOG, {})
+    reason = admission.obstacle_to_run(spec, Machine(cores=8, memory_bytes=1, gpus=("A",)), CATALOG, {})
     assert reason is not None and "4 GPUs" in reason and "1 of them" in reason
-    assert admission.why_not(spec, Machine(cores=8, memory_bytes=1, gpus=("A",) * 4), CATALOG, {}) is None
+    assert (
+        admission.obstacle_to_run(spec, Machine(cores=8, memory_bytes=1, gpus=("A",) * 4), CATALOG, {})
+        is None
+    )
 
 
 def test_more_nodes_than_one() -> None:
     """The local executor has one node, and says so."""
-    reason = admission.why_not(replace(noop(), resources=Resources(nodes=2)), TWO_CORES, CATALOG, {})
+    reason = admission.obstacle_to_run(replace(noop(), resources=Resources(nodes=2)), TWO_CORES, CATALOG, {})
     assert reason is not None and "2 nodes" in reason
 
 
 def test_a_strategy_that_needs_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where torch is not installed, what needs it is refused with the way to get it; noop is not."""
-    monkeypatch.setattr(admission, "_installed", lambda module: False)
-    reason = admission.why_not(replace(noop(), strategy="ddp"), TWO_CORES, CATALOG, {})
+    monkeypatch.setattr(admission, "_is_installed", lambda module: False)
+    reason = admission.obstacle_to_run(replace(noop(), strategy="ddp"), TWO_CORES, CATALOG, {})
     assert reason is not None and "pip install" in reason
-    assert admission.why_not(noop(), TWO_CORES, CATALOG, {}) is None
+    assert admission.obstacle_to_run(noop(), TWO_CORES, CATALOG, {}) is None
 
 
 def test_every_run_of_a_sweep_has_as_many_threads() -> None:
     """One process gets the same threads as each of two: its share of the cores is what a device is."""
-    shares = admission.cores_shared_by([noop(ranks=1), noop(ranks=2), noop(ranks=4)])
+    shares = admission.devices_sharing_cores([noop(ranks=1), noop(ranks=2), noop(ranks=4)])
     assert shares == {"cpu": 4}
     assert admission.threads_per_rank(Machine(cores=8, memory_bytes=1), shares["cpu"]) == 2
     assert admission.threads_per_rank(TWO_CORES, shares["cpu"]) == 1

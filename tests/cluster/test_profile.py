@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.cluster.profile import FOLDERS_VARIABLE, find_profile, read_profile
 from hpcbench.errors import InputError
+from hpcbench.launch.slurm.slurm_profile import PROFILES_VARIABLE, find_profile, read_profile
 
 
 def written(folder: Path, text: str, name: str = "site") -> Path:
@@ -54,7 +54,7 @@ def test_setup_and_extra_are_verbatim(tmp_path: Path) -> None:
 
 def test_where_profiles_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the sweep, in the variable's folders, in the user's configuration, in the package."""
-    monkeypatch.setenv(FOLDERS_VARIABLE, f"{tmp_path / 'one'}:{tmp_path / 'two'}")
+    monkeypatch.setenv(PROFILES_VARIABLE, f"{tmp_path / 'one'}:{tmp_path / 'two'}")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     (tmp_path / "config").mkdir()
     sweep = tmp_path / "sweeps" / "a.yaml"

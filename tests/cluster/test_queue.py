@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.cluster import queue
+from hpcbench.launch import machine_queue
 from tests.cluster.helpers import eventually
 
 WAIT = """
 import sys, time
 from pathlib import Path
-from hpcbench.cluster import queue
+from hpcbench.launch import machine_queue
 job, shared, hold, folder = sys.argv[1], sys.argv[2] == "shared", float(sys.argv[3]), Path(sys.argv[4])
-with queue.turn(job, Path("results"), shared=shared, folder=folder):
+with machine_queue.wait_for_turn(job, Path("results"), shared=shared, folder=folder):
     began = time.time()
     time.sleep(hold)
     print(began, time.time())
@@ -30,7 +30,11 @@ def job(folder: Path, name: str, *, shared: bool = False, hold: float = 0.4) -> 
     """Start a process that wants the machine, and wait until it stands in the queue."""
     command = [sys.executable, "-c", WAIT, name, "shared" if shared else "alone", str(hold), str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    eventually(lambda: process.poll() is not None or any(t.job_id == name for t in queue.tickets(folder)))
+    eventually(
+        lambda: (
+            process.poll() is not None or any(t.job_id == name for t in machine_queue.read_tickets(folder))
+        )
+    )
     return process
 
 
@@ -45,7 +49,7 @@ def test_first_come_first_served_one_at_a_time(tmp_path: Path) -> None:
     """Jobs have the machine one after the other, in the order in which they came."""
     turns = [held(process) for process in [job(tmp_path, name) for name in ("c", "b", "a")]]
     assert all(before[1] <= after[0] for before, after in pairwise(turns))
-    assert not queue.tickets(tmp_path)
+    assert not machine_queue.read_tickets(tmp_path)
 
 
 def test_shared_jobs_run_together_and_never_beside_another(tmp_path: Path) -> None:
@@ -69,14 +73,14 @@ def test_a_killed_holder_frees_the_machine(tmp_path: Path) -> None:
 
 def test_waiting_ends_when_told_to(tmp_path: Path) -> None:
     """A job that is stopped while it waits gets no turn and leaves no ticket."""
-    with queue.turn("holder", tmp_path, shared=False, folder=tmp_path) as mine:
+    with machine_queue.wait_for_turn("holder", tmp_path, shared=False, folder=tmp_path) as mine:
         assert mine
         until = time.monotonic() + 0.5
-        with queue.turn(
+        with machine_queue.wait_for_turn(
             "told", tmp_path, shared=False, folder=tmp_path, stopped=lambda: time.monotonic() > until
         ) as turn:
             assert not turn
-        assert [ticket.job_id for ticket in queue.tickets(tmp_path)] == ["holder"]
+        assert [ticket.job_id for ticket in machine_queue.read_tickets(tmp_path)] == ["holder"]
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
@@ -85,9 +89,9 @@ def test_users_share_one_queue() -> None:
     script = (
         "import os\n"
         "from pathlib import Path\n"
-        "from hpcbench.cluster import queue\n"
+        "from hpcbench.launch.machine_queue import queue_folder, wait_for_turn\n"
         "os.setgid({0}); os.setuid({0})\n"
-        "with queue.turn('{0}', Path('.'), shared=False, folder=queue.queue_folder()): print('mine')\n"
+        "with wait_for_turn('{0}', Path('.'), shared=False, folder=queue_folder()): print('mine')\n"
     )
     # Not tmp_path: pytest keeps that to one user.
     with tempfile.TemporaryDirectory() as name:

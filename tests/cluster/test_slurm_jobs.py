@@ -7,18 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.cluster.inbox import Inbox
-from hpcbench.cluster.machine import Machine
-from hpcbench.cluster.profile import Profile
-from hpcbench.cluster.seats import ranks_on, seats_of
-from hpcbench.cluster.slurm.allocations import allocate, check_against
-from hpcbench.cluster.slurm.here import Here
-from hpcbench.cluster.slurm.link import Message, NodesMissingError, Post, connect
-from hpcbench.cluster.slurm.script import executor_for
-from hpcbench.cluster.slurm.templates import TEMPLATES, template
-from hpcbench.cluster.where import Where, choose
 from hpcbench.config.spec import Resources, RunSpec
 from hpcbench.errors import InputError
+from hpcbench.launch.executors import ExecutorChoice, choose_executor
+from hpcbench.launch.machine_resources import Machine
+from hpcbench.launch.rank_processes import SupervisorInbox
+from hpcbench.launch.slurm.batch_script import TEMPLATES, allocate, batch_script_for, check_against, template
+from hpcbench.launch.slurm.peers import NodesMissingError, PeerMessage, PeerServer, connect_to_first_node
+from hpcbench.launch.slurm.slurm_node import SlurmTask
+from hpcbench.launch.slurm.slurm_profile import Profile
+from hpcbench.runs.placement import locate_ranks, ranks_on_node
 from tests.cluster.helpers import eventually, noop
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +63,7 @@ def test_how_runs_are_packed(pack: bool | int, sizes: list[int]) -> None:
         spec.name for spec in runs if pack is False
     ]
     for job in jobs if pack is False else []:
-        script = executor_for(job, Profile(), name="x", folder=Path("/x"), command="y", parallel=2).script
+        script = batch_script_for(job, Profile(), name="x", folder=Path("/x"), command="y", parallel=2).script
         assert f"--array=0-{len(job.runs) - 1}%{min(2, len(job.runs))}" in script
 
 
@@ -83,42 +81,44 @@ def test_the_exact_script() -> None:
         setup=("module load cuda",), env={"NCCL_IB_HCA": "^mlx5"},
     )  # fmt: skip
     (job,) = allocate([on_gpus("a")], profile, True, longest_s=None, largest_array=9)
-    text = executor_for(job, profile, name="sweep-1", folder=Path("/r/log"), command="python x").script
+    text = batch_script_for(job, profile, name="sweep-1", folder=Path("/r/log"), command="python x").script
     assert text == (ROOT / "tests/cluster/expected_submission.sh").read_text()
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_are_what_the_code_writes(name: str) -> None:
-    """The scripts in slurm/ have not drifted: python -m hpcbench.cluster.slurm.templates slurm."""
+    """The scripts in slurm/ have not drifted: python -m hpcbench.launch.slurm.batch_script slurm."""
     assert (ROOT / "slurm" / name).read_text() == template(name)
 
 
 def test_ranks_fill_nodes_in_blocks_and_servers_come_after_them() -> None:
     """Neighbours are on one node, servers are dealt out, and fewer ranks than nodes are one each."""
     spec = replace(on_gpus("a", nodes=2), ranks=6, servers=3)
-    assert [ranks_on(spec, node) for node in range(2)] == [[0, 1, 2, 6, 8], [3, 4, 5, 7]]
-    assert [seat.local_rank for seat in seats_of(spec)] == [0, 1, 2, 0, 1, 2, 3, 3, 4]
+    assert [ranks_on_node(spec, node) for node in range(2)] == [[0, 1, 2, 6, 8], [3, 4, 5, 7]]
+    assert [seat.local_rank for seat in locate_ranks(spec)] == [0, 1, 2, 0, 1, 2, 3, 3, 4]
     few = replace(on_gpus("a", nodes=4), ranks=2)
-    assert [ranks_on(few, node) for node in range(4)] == [[0], [1], [], []]
+    assert [ranks_on_node(few, node) for node in range(4)] == [[0], [1], [], []]
 
 
 def test_an_array_of_somebody_else_is_not_ours() -> None:
     """A job knows itself by Slurm's variables; an element of an array by array and index."""
     variables = {"SLURM_JOB_ID": "9", "SLURM_JOB_NODELIST": "n1", "SLURM_RESTART_COUNT": "2"}
-    here = Here.find(variables)
+    here = SlurmTask.find(variables)
     assert (here.slurm_id, here.index, here.names, here.restart) == ("9", None, ("n1",), 2)
-    element = Here.find(variables | {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"})
+    element = SlurmTask.find(variables | {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"})
     assert (element.slurm_id, element.index) == ("7_3", 3)
 
 
 def test_supervisors_meet_and_part(tmp_path: Path) -> None:
     """A node finds the first one through the meeting file, is heard, and its end is noticed at once."""
-    heard: list[tuple[int, Message | None]] = []
-    post = Post(tmp_path / "meeting.json", ["localhost", "other"])
+    heard: list[tuple[int, PeerMessage | None]] = []
+    post = PeerServer(tmp_path / "meeting.json", ["localhost", "other"])
     import threading
 
     wires = []
-    thread = threading.Thread(target=lambda: wires.append(connect(tmp_path / "meeting.json", 1, 10)))
+    thread = threading.Thread(
+        target=lambda: wires.append(connect_to_first_node(tmp_path / "meeting.json", 1, 10))
+    )
     thread.start()
     post.gather(lambda node, message: heard.append((node, message)), 10)
     thread.join()
@@ -133,16 +133,16 @@ def test_supervisors_meet_and_part(tmp_path: Path) -> None:
 def test_nodes_that_do_not_come_are_named(tmp_path: Path) -> None:
     """Both sides say whom they have waited for, and where."""
     with pytest.raises(NodesMissingError, match="no sign of n2, n3 within 0 s on n1"):
-        Post(tmp_path / "meeting.json", ["n1", "n2", "n3"]).gather(lambda node, message: None, 0.2)
+        PeerServer(tmp_path / "meeting.json", ["n1", "n2", "n3"]).gather(lambda node, message: None, 0.2)
     with pytest.raises(NodesMissingError, match="never appeared"):
-        connect(tmp_path / "nothing.json", 1, 0.2)
+        connect_to_first_node(tmp_path / "nothing.json", 1, 0.2)
 
 
 def test_one_request_is_heard_once() -> None:
     """A signal that comes from every node of a job at the same moment is one request to stop."""
     import signal
 
-    inbox = Inbox()
+    inbox = SupervisorInbox()
     for _ in range(3):
         inbox.take(signal.SIGTERM)
     assert inbox.next(0) is signal.SIGTERM and inbox.next(0) is None
@@ -154,23 +154,26 @@ def test_where_jobs_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine = Machine(cores=2, memory_bytes=1)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
-    assert choose("auto", machine, {}) is Where.LOCAL
+    assert choose_executor("auto", machine, {}) is ExecutorChoice.LOCAL
     (tmp_path / "slurm.conf").touch()
     with pytest.raises(InputError, match="looks like a login node"):
-        choose("auto", machine, {})
-    assert choose("auto", replace(machine, gpus=("a",)), {}) is Where.LOCAL
-    assert choose("auto", machine, {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n1"}) is Where.LOCAL
-    assert choose(None, machine, {"HPCBENCH_EXECUTOR": "local"}) is Where.LOCAL
+        choose_executor("auto", machine, {})
+    assert choose_executor("auto", replace(machine, gpus=("a",)), {}) is ExecutorChoice.LOCAL
+    assert (
+        choose_executor("auto", machine, {"SLURM_JOB_ID": "1", "SLURM_JOB_NODELIST": "n1"})
+        is ExecutorChoice.LOCAL
+    )
+    assert choose_executor(None, machine, {"HPCBENCH_EXECUTOR": "local"}) is ExecutorChoice.LOCAL
     with pytest.raises(InputError, match="no sbatch here"):
-        choose("slurm", machine, {})
+        choose_executor("slurm", machine, {})
 
 
 def test_a_controller_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A Slurm that does not answer is an error within its time, not a wait for ever."""
-    from hpcbench.cluster.slurm import ask
+    from hpcbench.launch.slurm import slurm_client
 
     (tmp_path / "squeue").write_text("#!/bin/sh\nexec sleep 60\n")
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    with pytest.raises(ask.SlurmError, match="did not answer within 1 s"):
-        ask.ask(["squeue"], patience_s=1)
+    with pytest.raises(slurm_client.SlurmError, match="did not answer within 1 s"):
+        slurm_client.run_slurm(["squeue"], patience_s=1)

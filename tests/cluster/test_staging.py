@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.cluster.staging import kept_staged
-from hpcbench.cluster.stored import StoredRun
 from hpcbench.config.spec import Input
-from hpcbench.records.layout import ResultsFolder
-from hpcbench.training.data.stage import stage
+from hpcbench.launch.node_staging import keep_staged
+from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.runs.spec_file import StoredRun
+from hpcbench.tasks.shared_folders import stage_data
 from tests.cluster.helpers import eventually, noop
 
 
@@ -40,12 +40,12 @@ def test_a_copy_that_several_runs_want_stays_between_them(tmp_path: Path, source
     names = ["one", "two"]
     results = stored_runs(tmp_path, source, names)
     disk = tmp_path / "disk"
-    with kept_staged(results.path, [(name, 0) for name in names]):
+    with keep_staged(results.path, [(name, 0) for name in names]):
         eventually(lambda: list(disk.glob("*/file")))
-        copy = stage(source, disk)
+        copy = stage_data(source, disk)
         written_ns = copy.path.stat().st_mtime_ns
         copy.release()
-        copy = stage(source, disk)
+        copy = stage_data(source, disk)
         assert copy.path.stat().st_mtime_ns == written_ns
         copy.release()
         assert (copy.path / "file").read_text() == "content"
@@ -57,9 +57,9 @@ def test_nothing_is_measured_while_a_copy_is_made(tmp_path: Path, source: Path) 
     names = ["one", "two"]
     results = stored_runs(tmp_path, source, names)
     runs = [(name, 0) for name in names]
-    with kept_staged(results.path, runs, lambda: False):
+    with keep_staged(results.path, runs, lambda: False):
         assert list((tmp_path / "disk").glob("*/file"))
-    with kept_staged(results.path, runs, lambda: True):
+    with keep_staged(results.path, runs, lambda: True):
         pass
     assert not list((tmp_path / "disk").glob("*/file"))
 
@@ -69,7 +69,7 @@ def test_a_copy_that_can_not_be_made_is_not_waited_for(tmp_path: Path, source: P
     names = ["one", "two"]
     results = stored_runs(tmp_path, source, names)
     (tmp_path / "disk").write_text("a file where the folder should be")
-    with kept_staged(results.path, [(name, 0) for name in names], lambda: False):
+    with keep_staged(results.path, [(name, 0) for name in names], lambda: False):
         pass
 
 
@@ -77,6 +77,6 @@ def test_a_copy_that_one_run_wants_is_its_own_affair(tmp_path: Path, source: Pat
     """Nothing is copied ahead of a run that is alone with its data, or whose folder is broken."""
     results = stored_runs(tmp_path, source, ["one", "broken"])
     results.run("broken", 0).spec.write_text("{")
-    with kept_staged(results.path, [("one", 0), ("broken", 0)]):
+    with keep_staged(results.path, [("one", 0), ("broken", 0)]):
         pass
     assert not (tmp_path / "disk").exists()

@@ -10,25 +10,24 @@ from pathlib import Path
 
 import psutil
 
-from hpcbench.cluster.claim import Claim, claim_next, latest_claim
-from hpcbench.cluster.inbox import Inbox
-from hpcbench.cluster.stored import StoredRun, read_stored
-from hpcbench.cluster.supervisor import Assignment, supervise
-from hpcbench.cluster.verdict import NODE
 from hpcbench.config.spec import RunSpec
-from hpcbench.records.events import Interrupted, RunFailed, RunStarted, Telemetry
-from hpcbench.records.layout import RunFolder
-from hpcbench.records.reader import read_events
+from hpcbench.launch.rank_processes import SupervisorInbox
+from hpcbench.launch.supervisor import Assignment, supervise
+from hpcbench.runs.claim import Claim, claim_next, latest_claim
+from hpcbench.runs.events import Interrupted, RunFailed, RunStarted, Telemetry
+from hpcbench.runs.record_reader import read_events
+from hpcbench.runs.results_folder import FIRST_NODE, RunFolder
+from hpcbench.runs.spec_file import StoredRun, read_spec_file
 from tests.cluster.helpers import Lab, eventually, injected, noop, slow
 
-NOOP = "from hpcbench.strategies.noop import Noop\n"
+NOOP = "from hpcbench.training.noop_loop import NoopStrategy\n"
 SUPERVISE = """
 import sys
 from pathlib import Path
 from tests.cluster.test_supervisor import task_of
-from hpcbench.cluster.inbox import Inbox
-from hpcbench.cluster.supervisor import supervise
-supervise(task_of(Path(sys.argv[1])), Inbox())
+from hpcbench.launch.rank_processes import SupervisorInbox
+from hpcbench.launch.supervisor import supervise
+supervise(task_of(Path(sys.argv[1])), SupervisorInbox())
 """
 
 
@@ -38,8 +37,8 @@ def task_of(folder: Path, spec: RunSpec | None = None, **environment: str) -> As
     if spec is not None:
         StoredRun(spec=spec).write(run)
     return Assignment(
-        spec=read_stored(run).spec,
-        claim=claim_next(run, read_stored(run).spec, "job"),
+        spec=read_spec_file(run).spec,
+        claim=claim_next(run, read_spec_file(run).spec, "job"),
         threads=1,
         data=None,
         warnings=["a warning"],
@@ -49,7 +48,7 @@ def task_of(folder: Path, spec: RunSpec | None = None, **environment: str) -> As
 
 def supervisors_word(claim: Claim) -> RunFailed | Interrupted:
     """Return the one event besides telemetry that the supervisor has written."""
-    records = read_events(claim.folder.supervisor_events(claim.attempt, NODE)).records
+    records = read_events(claim.folder.supervisor_events(claim.attempt, FIRST_NODE)).records
     (record,) = (record for record in records if not isinstance(record.event, Telemetry))
     assert isinstance(record.event, RunFailed | Interrupted)
     assert record.rank is None
@@ -77,7 +76,7 @@ def pid_of(lab: Lab, rank: int) -> int:
 def test_a_run_that_finishes(lab: Lab) -> None:
     """All ranks run, each knows its place and warnings, and the claim says how it ended."""
     task = task_of(lab.folder / "run", noop(ranks=3), RANK="7", SLURM_PROCID="7")
-    assert supervise(task, Inbox()).state == "finished"
+    assert supervise(task, SupervisorInbox()).state == "finished"
     claim = latest_claim(task.claim.folder)
     assert claim is not None and claim.ending is not None and claim.ending.state == "finished"
     started = [read_events(task.claim.folder.events(1, rank)).records[0].event for rank in range(3)]
@@ -85,18 +84,18 @@ def test_a_run_that_finishes(lab: Lab) -> None:
         assert isinstance(event, RunStarted)
         assert event.warnings == ["a warning"] and event.processes == 3
         assert event.environment["variables"]["OMP_NUM_THREADS"] == "1"
-    record = task.claim.folder.supervisor_events(1, NODE)
+    record = task.claim.folder.supervisor_events(1, FIRST_NODE)
     said = read_events(record).records if record.exists() else []
     assert all(isinstance(each.event, Telemetry) for each in said)
 
 
 def test_a_rank_that_raises_ends_its_peers(lab: Lab) -> None:
     """The failing rank's own error is the run's, with its last lines, and its peers are gone in 5 s."""
-    fail = f"{NOOP}if rank == 0: Noop.step = lambda self, index: 1 / 0\n"
+    fail = f"{NOOP}if rank == 0: NoopStrategy.step = lambda self, index: 1 / 0\n"
     environment = injected(lab.folder / "fault", fail)
     task = task_of(lab.folder / "run", slow(noop(ranks=3)), **environment)
     began = time.monotonic()
-    ending = supervise(task, Inbox())
+    ending = supervise(task, SupervisorInbox())
     assert time.monotonic() - began < 5
     assert ending.state == "failed" and ending.reason.startswith("rank 0: ZeroDivisionError")
     word = supervisors_word(task.claim)
@@ -114,7 +113,7 @@ def test_a_killed_rank_is_the_cause_and_not_what_follows(lab: Lab) -> None:
         "def step(self, index):\n"
         "    if os.path.exists(gone): raise ConnectionResetError('by peer')\n"
         "    time.sleep(0.01)\n"
-        "if rank == 1: Noop.step = step\n"
+        "if rank == 1: NoopStrategy.step = step\n"
     )
     spec = slow(noop())
     task = task_of(lab.folder / "run", spec, **injected(lab.folder / "fault", follow))
@@ -126,7 +125,7 @@ def test_a_killed_rank_is_the_cause_and_not_what_follows(lab: Lab) -> None:
         os.kill(pid, signal.SIGKILL)
 
     once_training(lab, spec, lab.folder / "run", kill)
-    ending = supervise(task, Inbox())
+    ending = supervise(task, SupervisorInbox())
     assert ending.reason == "rank 0: was killed by SIGKILL"
     word = supervisors_word(task.claim)
     assert isinstance(word, RunFailed) and (word.failed_rank, word.signal) == (0, "SIGKILL")
@@ -136,7 +135,7 @@ def test_leaving_with_status_0_is_not_finishing(lab: Lab) -> None:
     """A rank that leaves early without an error is a failure that names it."""
     leave = "import threading\nif rank == 1: threading.Timer(0.3, os._exit, (0,)).start()\n"
     task = task_of(lab.folder / "run", slow(noop()), **injected(lab.folder / "fault", leave))
-    ending = supervise(task, Inbox())
+    ending = supervise(task, SupervisorInbox())
     assert ending.state == "failed"
     assert ending.reason == "rank 1: left with exit status 0 before it had finished"
 
@@ -145,7 +144,7 @@ def test_the_time_limit(lab: Lab) -> None:
     """A run over its time limit is ended and has failed, and its records up to there are readable."""
     task = task_of(lab.folder / "run", slow(noop(time_limit="00:00:01")))
     began = time.monotonic()
-    ending = supervise(task, Inbox())
+    ending = supervise(task, SupervisorInbox())
     assert 1 <= time.monotonic() - began < 6
     assert (ending.state, ending.reason) == ("failed", "time limit of 00:00:01 reached")
     assert read_events(task.claim.folder.events(1, 0)).records
@@ -160,7 +159,7 @@ def test_ranks_that_do_not_listen_are_killed_in_time(lab: Lab) -> None:
     )
     task = task_of(lab.folder / "run", slow(noop()), **injected(lab.folder / "fault", deaf))
     began = time.monotonic()
-    ending = supervise(task, Inbox())
+    ending = supervise(task, SupervisorInbox())
     assert time.monotonic() - began < 0.5 + 5
     assert ending.reason == "rank 1: left with exit status 3"
     assert not lab.ranks()
@@ -169,7 +168,7 @@ def test_ranks_that_do_not_listen_are_killed_in_time(lab: Lab) -> None:
 def test_a_signal_interrupts_the_run(lab: Lab) -> None:
     """A signal to the supervisor reaches the ranks, which write that they were interrupted."""
     spec = slow(noop())
-    task, inbox = task_of(lab.folder / "run", spec), Inbox()
+    task, inbox = task_of(lab.folder / "run", spec), SupervisorInbox()
     once_training(lab, spec, lab.folder / "run", lambda: inbox.messages.put(signal.SIGUSR2))
     ending = supervise(task, inbox)
     assert (ending.state, ending.reason) == ("interrupted", "stopped by SIGUSR2")

@@ -13,15 +13,14 @@ from typing import Any
 import psutil
 import pytest
 
-from hpcbench.cluster.inbox import Inbox
-from hpcbench.cluster.supervisor import supervise
-from hpcbench.cluster.verdict import NODE
-from hpcbench.measure.jobtime import JobProcesses
-from hpcbench.measure.nvml import Gpus, handles_of, reasons_of
-from hpcbench.measure.telemetry import BATCH, NodeMeter
-from hpcbench.records.events import RunFailed, Telemetry
-from hpcbench.records.reader import read_events
-from hpcbench.records.writer import EventWriter
+from hpcbench.launch.gpu_telemetry import GpuReader, handles_of, reasons_of
+from hpcbench.launch.node_telemetry import READINGS_PER_EVENT, JobProcesses, NodeMeter
+from hpcbench.launch.rank_processes import SupervisorInbox
+from hpcbench.launch.supervisor import supervise
+from hpcbench.runs.events import RunFailed, Telemetry
+from hpcbench.runs.record_reader import read_events
+from hpcbench.runs.record_writer import EventWriter
+from hpcbench.runs.results_folder import FIRST_NODE
 from tests.cluster.helpers import Lab, noop
 from tests.cluster.test_supervisor import task_of
 
@@ -34,9 +33,11 @@ def test_run_leaves_telemetry_once_a_second(lab: Lab) -> None:
     spec = noop(ranks=1, step_s=0.15, fail_at_step=19)
     began = time.monotonic()
     task = task_of(lab.folder / "run", spec)
-    assert supervise(task, Inbox()).state == "failed"
+    assert supervise(task, SupervisorInbox()).state == "failed"
     seconds = time.monotonic() - began
-    *events, last = [each.event for each in read_events(task.claim.folder.supervisor_events(1, NODE)).records]
+    *events, last = [
+        each.event for each in read_events(task.claim.folder.supervisor_events(1, FIRST_NODE)).records
+    ]
     assert isinstance(last, RunFailed)
     assert events
     assert all(isinstance(event, Telemetry) for event in events)
@@ -54,8 +55,8 @@ def test_run_leaves_telemetry_once_a_second(lab: Lab) -> None:
 def test_short_run_leaves_no_file(lab: Lab) -> None:
     """What ends well within a second was not looked at, and its folder has no empty file for that."""
     task = task_of(lab.folder / "run", noop(ranks=1, step_s=0.0))
-    assert supervise(task, Inbox()).state == "finished"
-    path = task.claim.folder.supervisor_events(1, NODE)
+    assert supervise(task, SupervisorInbox()).state == "finished"
+    path = task.claim.folder.supervisor_events(1, FIRST_NODE)
     assert not path.exists() or read_events(path).records
 
 
@@ -112,13 +113,13 @@ def test_meter_sees_a_busy_neighbour() -> None:
 def test_a_batch_asks_for_clocks_once() -> None:
     """The cores' clock is read with the first reading of an event."""
     meter = NodeMeter("host", JobProcesses([]), None)
-    for _ in range(BATCH):
+    for _ in range(READINGS_PER_EVENT):
         assert not meter.full
         meter.read()
     assert meter.full
     event = meter.event()
     assert event is not None
-    assert event.cpu_mhz[1:] == [None] * (BATCH - 1)
+    assert event.cpu_mhz[1:] == [None] * (READINGS_PER_EVENT - 1)
 
 
 @pytest.mark.parametrize("error", [NotImplementedError, FileNotFoundError])
@@ -182,7 +183,7 @@ def fake_nvml(**changes: Any) -> Any:
 
 def test_gpus_are_read_in_the_order_of_the_job() -> None:
     """Each quantity has an entry a GPU, in plain units; one that a GPU does not know is left out."""
-    gpus = Gpus.find("1,0", fake_nvml())
+    gpus = GpuReader.find("1,0", fake_nvml())
     assert gpus is not None
     read = gpus.read(mine=[100, 101])
     assert read is not None
@@ -196,7 +197,7 @@ def test_gpus_are_read_in_the_order_of_the_job() -> None:
 
 def test_processes_of_another_namespace_count_as_ours_once() -> None:
     """Where no number is known here, one process on each GPU is taken for the rank."""
-    gpus = Gpus.find(None, fake_nvml())
+    gpus = GpuReader.find(None, fake_nvml())
     assert gpus is not None
     read = gpus.read(mine=[1])
     assert read is not None
@@ -209,10 +210,10 @@ def test_telemetry_without_a_driver_has_no_devices() -> None:
     def gone(*_: Any) -> Any:
         raise FakeError("driver not loaded")
 
-    assert Gpus.find(None, fake_nvml(nvmlInit=gone)) is None
-    assert Gpus.find(None, fake_nvml(nvmlDeviceGetCount=lambda: 0)) is None
+    assert GpuReader.find(None, fake_nvml(nvmlInit=gone)) is None
+    assert GpuReader.find(None, fake_nvml(nvmlDeviceGetCount=lambda: 0)) is None
     nvml = fake_nvml()
-    gpus = Gpus.find(None, nvml)
+    gpus = GpuReader.find(None, nvml)
     meter = NodeMeter("host", JobProcesses([]), gpus)
     meter.read()
     nvml.nvmlDeviceGetUtilizationRates = gone

@@ -12,7 +12,8 @@ import pytest
 from hpcbench.catalog import CATALOG
 from hpcbench.config import document
 from hpcbench.config.catalog import Catalog
-from hpcbench.config.load import dump_sweep, load_run, load_sweep
+from hpcbench.config.dump import dump_sweep
+from hpcbench.config.load import load_run, load_sweep
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import InputError
 from tests.config.files import HEAD, KINDS, ON_TWO_GPUS, RUN, load, names, refusal, write

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from hpcbench.catalog import CATALOG
-from hpcbench.config.load import dump_sweep, load_sweep
+from hpcbench.config.dump import dump_sweep
+from hpcbench.config.load import load_sweep
 from hpcbench.errors import InputError
 
 RUNS = "version: 1\nruns: [{strategy: noop, ranks: 1}]\n"

@@ -5,11 +5,20 @@ from dataclasses import replace
 
 import pytest
 
-from hpcbench.cluster.containers import ADAPTERS, Bind, Inside, allowed, apptainer, docker, podman, pyxis
-from hpcbench.cluster.limits import limits_of_caller, limits_of_root
-from hpcbench.cluster.ranks import WORKER, OnMachine
+from hpcbench.launch.containers.container_engines import (
+    ADAPTERS,
+    Bind,
+    ContainerCommand,
+    allowed_variables,
+    apptainer,
+    docker,
+    podman,
+    pyxis,
+)
+from hpcbench.launch.containers.rank_containers import ulimits_of_caller, ulimits_of_root
+from hpcbench.launch.rank_processes import WORKER_COMMAND, BareRuntime
 
-INSIDE = Inside(
+INSIDE = ContainerCommand(
     image="IMAGE",
     arguments=("-m", "hpcbench.training.worker"),
     name="hpcbench-1a2b-0",
@@ -42,8 +51,8 @@ TAIL = (
 
 def test_none() -> None:
     """Without a container the worker is started as it is, with all of its environment."""
-    start = OnMachine().start(0, {"A": "1"})
-    assert start.argv == WORKER
+    start = BareRuntime().start(0, {"A": "1"})
+    assert start.argv == WORKER_COMMAND
     assert start.environment == {"A": "1"}
     assert (start.contained, start.client, start.remove) == (False, False, None)
 
@@ -149,18 +158,18 @@ def test_only_what_ranks_need_comes_along() -> None:
         "PATH": "/usr/bin", "HOME": "/home/a", "PYTHONPATH": "/x", "LD_LIBRARY_PATH": "/cuda/lib64",
         "AWS_SECRET_ACCESS_KEY": "s", "CUDA_HOME": "/cuda", "TORCH_HOME": "/home/a/.cache",
     }  # fmt: skip
-    assert allowed({**kept, **left}) == kept
+    assert allowed_variables({**kept, **left}) == kept
 
 
 def test_limits_where_root_may_set_any() -> None:
     """An engine that may is asked for unlimited locked memory and a large stack."""
-    assert limits_of_root("CapBnd:\t000001ffffffffff\n") == ("memlock=-1:-1", "stack=67108864:67108864")
+    assert ulimits_of_root("CapBnd:\t000001ffffffffff\n") == ("memlock=-1:-1", "stack=67108864:67108864")
 
 
 def test_limits_where_root_may_not() -> None:
     """Where the machine withholds CAP_SYS_RESOURCE nothing is asked for that can't be had."""
-    limits = limits_of_root("CapBnd:\t000001fffeffffff\n")
-    assert limits == limits_of_caller()
+    limits = ulimits_of_root("CapBnd:\t000001fffeffffff\n")
+    assert limits == ulimits_of_caller()
     assert [each.partition("=")[0] for each in limits] == ["memlock", "nofile", "nproc", "stack"]
     locked = int(limits[0].split(":")[1])
     assert locked == -1 or locked <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -13,13 +13,18 @@ from pathlib import Path
 import pytest
 
 import hpcbench
-from hpcbench.cluster import images
-from hpcbench.cluster.containers import Bind, ContainerError
-from hpcbench.cluster.enclosure import InContainers, in_containers
-from hpcbench.cluster.images import architecture_here, file_digest, look_at
-from hpcbench.cluster.preflight import check_binds, shared_memory_problem
 from hpcbench.config.spec import Container, RunSpec
-from hpcbench.measure.source import source_digest
+from hpcbench.launch.containers import image_checks
+from hpcbench.launch.containers.container_engines import Bind, ContainerError
+from hpcbench.launch.containers.image_checks import (
+    architecture_here,
+    check_binds,
+    file_digest,
+    inspect_image,
+    shared_memory_problem,
+)
+from hpcbench.launch.containers.rank_containers import ContainerRuntime, prepare_containers
+from hpcbench.runs.run_environment import source_digest
 
 ID = "1f" * 32
 OTHER_ARCHITECTURE = {"amd64": "arm64"}.get(architecture_here(), "amd64")
@@ -73,12 +78,12 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     return put
 
 
-def run_in(folder: Path, image: str = "there", runtime: str = "podman", **fields: object) -> InContainers:
+def run_in(folder: Path, image: str = "there", runtime: str = "podman", **fields: object) -> ContainerRuntime:
     """Make ready to start the ranks of a run in a container."""
     folder.mkdir(exist_ok=True)
     container = Container(runtime=runtime, image=image)  # type: ignore[arg-type]
     spec = RunSpec(name="run", strategy="ddp", container=container, **fields)  # type: ignore[arg-type]
-    return in_containers(spec, folder, None, os.environ)
+    return prepare_containers(spec, folder, None, os.environ)
 
 
 def refusal(folder: Path, **fields: object) -> str:
@@ -146,7 +151,7 @@ def test_same_version_of_another_state_inside(install: Install, tmp_path: Path) 
         file.write("changed = True\n")
     message = refusal(tmp_path / "run")
     assert "in another state than this machine" in message and f"{source_digest()} here" in message
-    (other / "hpcbench/measure/source.py").write_text("raise ImportError\n")
+    (other / "hpcbench/runs/run_environment.py").write_text("raise ImportError\n")
     assert "source older there" in refusal(tmp_path / "run")
 
 
@@ -185,7 +190,7 @@ def test_results_not_writable(install: Install, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")  # root may write into any folder, but not into a file
     spec = RunSpec(name="run", strategy="ddp", container=Container(runtime="podman", image="there"))
     with pytest.raises(ContainerError, match=r"file can't be written to: .* from inside"):
-        in_containers(spec, tmp_path / "file", None, os.environ)
+        prepare_containers(spec, tmp_path / "file", None, os.environ)
 
 
 def test_data_that_is_not_there(install: Install, tmp_path: Path) -> None:
@@ -193,7 +198,7 @@ def test_data_that_is_not_there(install: Install, tmp_path: Path) -> None:
     install()
     spec = RunSpec(name="run", strategy="ddp", container=Container(runtime="podman", image="there"))
     with pytest.raises(ContainerError, match="/no/such/set can't be bound into the container: it does not"):
-        in_containers(spec, tmp_path, "/no/such/set", os.environ)
+        prepare_containers(spec, tmp_path, "/no/such/set", os.environ)
 
 
 @pytest.mark.parametrize("name", ["a,b", "a:b", 'a"b'])
@@ -207,7 +212,7 @@ def test_names_that_cannot_be_bound(tmp_path: Path, name: str) -> None:
 def test_shared_memory_too_small(install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A /dev/shm that is smaller than the ranks need is refused, with both sizes and what to do."""
     install()
-    monkeypatch.setattr("hpcbench.cluster.enclosure.SHARED_MEMORY_BYTES", 1 << 60)
+    monkeypatch.setattr("hpcbench.launch.containers.rank_containers.SHARED_MEMORY_BYTES", 1 << 60)
     message = refusal(tmp_path / "run")
     assert "/dev/shm is too small" in message
     assert "--ipc=host" in message
@@ -219,7 +224,7 @@ def test_sif(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A SIF file tells its architecture, and its digest is that of the file."""
     pretend_apptainer(tmp_path, monkeypatch)
     path = sif(tmp_path / "image.sif", SIF_CODES[architecture_here()])
-    found = look_at(Container(runtime="apptainer", image=str(path)))
+    found = inspect_image(Container(runtime="apptainer", image=str(path)))
     assert found.architecture == architecture_here()
     assert found.digest == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
@@ -252,7 +257,7 @@ def test_unreadable_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     def no_permission(path: Path) -> str:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(images, "file_digest", no_permission)  # root may read everything
+    monkeypatch.setattr(image_checks, "file_digest", no_permission)  # root may read everything
     path = sif(tmp_path / "image.sif", b"02")
     message = refusal(tmp_path / "run", runtime="apptainer", image=str(path))
     assert message == f"the image {path} can't be read: Permission denied"
@@ -263,7 +268,7 @@ def test_a_file_is_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("HPCBENCH_CACHE", str(tmp_path / "cache"))
     path = sif(tmp_path / "image.sif", b"02")
     first = file_digest(path)
-    kept = tmp_path / "cache" / images.HASHES
+    kept = tmp_path / "cache" / image_checks.HASHES_FILE
     kept.write_text(kept.read_text().replace(first, "sha256:kept"))
     assert file_digest(path) == "sha256:kept"
     path.write_bytes(b"something else")
@@ -290,7 +295,7 @@ def test_pyxis_digests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def digest_of(image: str) -> str | None:
     """Return the digest of an image for pyxis."""
-    return look_at(Container(runtime="pyxis", image=image)).digest
+    return inspect_image(Container(runtime="pyxis", image=image)).digest
 
 
 def sif(path: Path, code: bytes) -> Path:

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from hpcbench.catalog import CATALOG
-from hpcbench.cluster.admission import why_not
-from hpcbench.cluster.claim import latest_claim
-from hpcbench.cluster.enclosure import INJECTED, INJECTED_INTO
-from hpcbench.cluster.machine import this_machine
 from hpcbench.config.load import load_sweep
 from hpcbench.config.placement import Placement
 from hpcbench.config.spec import Container, RunSpec
 from hpcbench.errors import InputError
+from hpcbench.launch.admission import obstacle_to_run
+from hpcbench.launch.containers.rank_containers import INJECTED_FOLDER, INJECTED_PACKAGES
+from hpcbench.launch.machine_resources import this_machine
+from hpcbench.runs.claim import latest_claim
 from tests.cluster.helpers import Lab, eventually, noop
 
 APPTAINER = """#!{python}
@@ -145,9 +145,9 @@ def test_a_killed_rank_is_told_by_its_signal(lab: Lab, image: Path) -> None:
 
 def test_what_is_injected_is_enough(tmp_path: Path) -> None:
     """A rank that trains nothing runs with the injected modules, numpy and the standard library alone."""
-    modules = tmp_path / INJECTED_INTO.lstrip("/")
+    modules = tmp_path / INJECTED_FOLDER.lstrip("/")
     modules.mkdir(parents=True)
-    for name in INJECTED:
+    for name in INJECTED_PACKAGES:
         (modules / name).symlink_to(origin(name))
     for path in origin("numpy").parent.glob("numpy*"):  # this is the image's own
         (modules / path.name).symlink_to(path)
@@ -182,11 +182,11 @@ def bare_python(arguments: Sequence[str], environment: dict[str, str]) -> subpro
 
 def test_torch_is_wanted_in_the_image_only(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where ranks run in an image, this machine needs no torch."""
-    monkeypatch.setattr("hpcbench.cluster.admission._installed", lambda module: False)
+    monkeypatch.setattr("hpcbench.launch.admission._is_installed", lambda module: False)
     spec = RunSpec(name="run", strategy="ddp", backend="gloo")
-    assert "torch is not installed" in str(why_not(spec, this_machine(), CATALOG, {}))
+    assert "torch is not installed" in str(obstacle_to_run(spec, this_machine(), CATALOG, {}))
     contained = replace(spec, container=Container(runtime="apptainer", image=str(image)))
-    assert why_not(contained, this_machine(), CATALOG, {}) is None
+    assert obstacle_to_run(contained, this_machine(), CATALOG, {}) is None
 
 
 @pytest.mark.parametrize(

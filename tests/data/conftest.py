@@ -12,12 +12,11 @@ import torch
 
 from hpcbench.config.placement import Placement
 from hpcbench.config.spec import Input, RunSpec
-from hpcbench.strategies.base import Seat
-from hpcbench.training.data import DATASETS
-from hpcbench.training.data.base import Loader
-from hpcbench.training.data.imagedata import ImageDataset
-from hpcbench.training.data.smoke import make_smoke_data
-from hpcbench.training.train import load_dataset
+from hpcbench.tasks.batches import RankRole, ShardLoader
+from hpcbench.tasks.image_pipeline import ImageDataset
+from hpcbench.tasks.smoke_data import make_smoke_data
+from hpcbench.tasks.task_registry import DATASETS
+from hpcbench.training.training_run import load_dataset
 
 GLOBAL_BATCH = 32
 Load = Callable[..., ImageDataset]
@@ -87,6 +86,6 @@ def place(run_folder: Path, data: Path, rank: int = 0) -> Placement:
 
 def images_of(dataset: ImageDataset, epoch: int, shard: int = 0, shards: int = 1) -> torch.Tensor:
     """Return what a shard trains on in an epoch, [steps, samples, channels, height, width]."""
-    loader = Loader(dataset, Seat(True, shard, shards), GLOBAL_BATCH // shards, 1, seed=3)
+    loader = ShardLoader(dataset, RankRole(True, shard, shards), GLOBAL_BATCH // shards, 1, seed=3)
     steps = range(dataset.train_samples // GLOBAL_BATCH)
     return torch.stack([batch.images for (batch,) in loader.train(epoch, steps)])

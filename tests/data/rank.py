@@ -12,20 +12,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hpcbench.training.checksum import checksum
-from hpcbench.training.data.caches import Caches
-from hpcbench.training.data.cifar import Part
-from hpcbench.training.data.cifar_load import Cifar
+from hpcbench.tasks.cifar_files import CifarPart
+from hpcbench.tasks.image_cache import ImageCaches
+from hpcbench.tasks.image_datasets import CifarDecoder
+from hpcbench.training.loop import tensor_checksum
 from tests.data.conftest import place
 
 
 def main(folder: str, rank: int, samples: int) -> None:
     """Share the images, touch all of them, and wait."""
     rows = np.random.default_rng(0).integers(0, 256, (samples, 3072), np.uint8)
-    decoder = Cifar(Part(rows, np.zeros(samples, np.int64), ("made up",)))
-    caches = Caches(place(Path(folder), Path(folder), rank), torch.device("cpu"))
+    decoder = CifarDecoder(CifarPart(rows, np.zeros(samples, np.int64), ("made up",)))
+    caches = ImageCaches(place(Path(folder), Path(folder), rank), torch.device("cpu"))
     images = caches.in_memory(decoder, decoder.labels, "train")
-    total = checksum({"pixels": images._pixels}, ["pixels"])
+    total = tensor_checksum({"pixels": images._pixels}, ["pixels"])
     path = caches._shared[0].path
     facts = {"checksum": total, "path": str(path), "inode": path.stat().st_ino}
     print(json.dumps(facts | _memory_of(path)), flush=True)

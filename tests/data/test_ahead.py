@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from hpcbench.errors import InputError
-from hpcbench.training.data.ahead import Ahead
-from hpcbench.training.data.augment import Moment
-from hpcbench.training.data.workers import Decoded, Request, Workers
+from hpcbench.tasks.decode_workers import DecodedBatch, DecodeRequest, DecodeWorkers
+from hpcbench.tasks.image_augmentation import AugmentationSeed
+from hpcbench.tasks.image_pipeline import PrefetchIterator
 
 
 def _threads() -> list[threading.Thread]:
@@ -22,7 +22,7 @@ def _threads() -> list[threading.Thread]:
 
 def test_items_come_in_order_and_the_thread_ends() -> None:
     """Everything is yielded once, and nothing is left running."""
-    assert list(Ahead(iter(range(50)), depth=3)) == list(range(50))
+    assert list(PrefetchIterator(iter(range(50)), depth=3)) == list(range(50))
     assert _threads() == []
 
 
@@ -35,7 +35,7 @@ def test_work_goes_on_while_the_consumer_is_busy() -> None:
             made.append(number)
             yield number
 
-    ahead = iter(Ahead(items(), depth=2))
+    ahead = iter(PrefetchIterator(items(), depth=2))
     assert next(ahead) == 0
     deadline = time.monotonic() + 5
     while len(made) < 4 and time.monotonic() < deadline:
@@ -53,7 +53,7 @@ def test_error_is_raised_where_the_items_are_used() -> None:
 
     seen = []
     with pytest.raises(InputError, match="broken"):
-        for item in Ahead(items(), depth=2):
+        for item in PrefetchIterator(items(), depth=2):
             seen.append(item)  # noqa: PERF402
     assert seen == [1]
     assert _threads() == []
@@ -61,7 +61,7 @@ def test_error_is_raised_where_the_items_are_used() -> None:
 
 def test_consumer_that_stops_early_ends_the_thread() -> None:
     """A run that is told to stop leaves no thread behind that waits to hand over a batch."""
-    ahead = iter(Ahead(iter(range(1000)), depth=1))
+    ahead = iter(PrefetchIterator(iter(range(1000)), depth=1))
     assert next(ahead) == 0
     ahead.close()  # type: ignore[attr-defined]
     assert _threads() == []
@@ -79,22 +79,27 @@ class _Counting:
     def __len__(self) -> int:
         return 1000
 
-    def decode(self, samples: torch.Tensor, moment: Moment, into: torch.Tensor | None = None) -> Decoded:
+    def decode(
+        self, samples: torch.Tensor, moment: AugmentationSeed, into: torch.Tensor | None = None
+    ) -> DecodedBatch:
         if self.refuses in samples.tolist():
             raise InputError(f"sample {self.refuses}")
         assert into is not None
         into.copy_((samples % 251).view(-1, 1, 1, 1).expand_as(into))
-        return Decoded(into, samples * 2, samples)
+        return DecodedBatch(into, samples * 2, samples)
 
 
-def _requests(batch: int) -> list[Request]:
-    return [Request("train", samples, Moment(0, 0)) for samples in torch.randperm(1000).split(batch)]
+def _requests(batch: int) -> list[DecodeRequest]:
+    return [
+        DecodeRequest("train", samples, AugmentationSeed(0, 0))
+        for samples in torch.randperm(1000).split(batch)
+    ]
 
 
 @pytest.mark.parametrize(("count", "batch"), [(1, 7), (3, 40), (2, 100)])
 def test_every_place_in_memory_is_read_before_it_is_used_again(count: int, batch: int) -> None:
     """However pieces, places and processes fall, each batch has its own pixels, in two passes."""
-    workers = Workers({"train": _Counting()}, count, batch)
+    workers = DecodeWorkers({"train": _Counting()}, count, batch)
     for _ in range(2):
         requests = _requests(batch)
         for request, done in zip(requests, workers.stream(requests), strict=True):
@@ -105,7 +110,7 @@ def test_every_place_in_memory_is_read_before_it_is_used_again(count: int, batch
 
 def test_processes_end_at_once_after_an_error() -> None:
     """A refused sample is told with its own message, and no process outlives that by seconds."""
-    workers = Workers({"train": _Counting(refuses=500)}, 3, 40)
+    workers = DecodeWorkers({"train": _Counting(refuses=500)}, 3, 40)
     with pytest.raises(InputError, match=r"^sample 500$"):
         list(workers.stream(_requests(40)))
     began = time.monotonic()

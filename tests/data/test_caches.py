@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from hpcbench.errors import InputError
-from hpcbench.training.data import caches, store
-from hpcbench.training.data.node import share, sweep
-from hpcbench.training.limits import out_of_memory
+from hpcbench.tasks import image_cache
+from hpcbench.tasks.shared_folders import remove_stale, share_path
+from hpcbench.training.session import find_out_of_memory
 from tests.data.conftest import Load, images_of
 
 ROOT = Path(__file__).parents[2]
@@ -151,14 +151,14 @@ def test_next_run_removes_what_a_killed_one_has_left(tmp_path: Path) -> None:
     rank.send_signal(signal.SIGKILL)
     rank.wait()
     assert path.exists()
-    sweep(path.parent, "hpcbench-")
+    remove_stale(path.parent, "hpcbench-")
     assert not path.exists()
 
 
 def test_sweep_spares_what_is_in_use(tmp_path: Path) -> None:
     """A lock that somebody holds protects the file."""
-    shared = share(tmp_path / "hpcbench-x", lambda path: path.write_text("in use") and None)
-    command = f"from pathlib import Path; from hpcbench.training.data.node import sweep; print(sweep(Path({str(tmp_path)!r}), 'hpcbench-'))"  # fmt: skip  # noqa: E501
+    shared = share_path(tmp_path / "hpcbench-x", lambda path: path.write_text("in use") and None)
+    command = f"from pathlib import Path; from hpcbench.tasks.shared_folders import remove_stale; print(remove_stale(Path({str(tmp_path)!r}), 'hpcbench-'))"  # fmt: skip  # noqa: E501
     done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     assert shared.path.read_text() == "in use"
@@ -174,9 +174,9 @@ def test_maker_that_fails_leaves_the_work_to_the_next(tmp_path: Path) -> None:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        share(tmp_path / "thing", fail)
+        share_path(tmp_path / "thing", fail)
     assert [each.name for each in tmp_path.iterdir()] == ["thing.lock"]
-    shared = share(tmp_path / "thing", lambda path: path.write_text("whole") and None)
+    shared = share_path(tmp_path / "thing", lambda path: path.write_text("whole") and None)
     assert shared.path.read_text() == "whole"
 
 
@@ -188,7 +188,7 @@ def test_cache_that_does_not_fit_is_a_memory_limit(load: Load, generated: Path, 
         MemoryError, match=r"decoded images of [0-9,]+ bytes do not fit: .* has 1,000 free"
     ) as got:
         load("cifar10", generated / "cifar10", cache="memory")
-    memory = out_of_memory(got.value)
+    memory = find_out_of_memory(got.value)
     assert memory is not None
     assert memory.asked_bytes is not None
     assert memory.asked_bytes > 120 * 32 * 32 * 3
@@ -203,7 +203,7 @@ def test_cache_is_filled_by_processes(load: Load, generated: Path, monkeypatch: 
     """Larger data sets are decoded by several processes; the pixels are those of one."""
     alone = load("imagenet", generated / "imagenet", options=DECODED, cache="memory")
     alone.everyone_is_ready()  # its memory has no name any more: the next one has to be filled
-    monkeypatch.setattr(caches, "BLOCK", 50)
+    monkeypatch.setattr(image_cache, "IMAGES_PER_BLOCK", 50)
     many = load("imagenet", generated / "imagenet", options=DECODED, cache="memory", rank=1)
     monkeypatch.undo()
     assert torch.equal(images_of(alone, 0), images_of(many, 0))
@@ -247,7 +247,7 @@ def test_file_of_something_else_is_refused(tmp_path: Path, content: bytes) -> No
     """Whatever lies under the cache's name is not taken for images."""
     (tmp_path / "f").write_bytes(content)
     with pytest.raises(InputError, match=r"f: no file of decoded images"):
-        store.open_images(tmp_path / "f", "key")
+        image_cache.open_images(tmp_path / "f", "key")
 
 
 def test_waiting_ranks_get_what_the_first_one_makes(tmp_path: Path) -> None:
@@ -255,11 +255,11 @@ def test_waiting_ranks_get_what_the_first_one_makes(tmp_path: Path) -> None:
     program = """
 import sys, time
 from pathlib import Path
-from hpcbench.training.data.node import share
+from hpcbench.tasks.shared_folders import share_path
 def make(path):
     time.sleep(0.3)
     path.write_text(sys.argv[2])
-shared = share(Path(sys.argv[1]), make)
+shared = share_path(Path(sys.argv[1]), make)
 print(shared.path.read_text(), flush=True)
 sys.stdin.readline()
 """

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 
 from hpcbench.errors import InputError
-from hpcbench.training.data import cifar
-from hpcbench.training.data.check import check_data, find_problem
-from hpcbench.training.data.smoke import write_cifar_file
-from hpcbench.training.data.smoke_marker import MARKER
+from hpcbench.tasks import cifar_files
+from hpcbench.tasks.data_check import check_data, find_data_problem
+from hpcbench.tasks.shared_folders import GENERATED_MARKER
+from hpcbench.tasks.smoke_data import write_cifar_file
 from tests.data.conftest import Load, images_of
 
 TRAIN_10 = [f"cifar-10-batches-py/data_batch_{number}" for number in range(1, 6)]
@@ -51,7 +51,7 @@ def _rewrite(path: Path, change: Any) -> None:
 
 def test_pickles_are_read_as_images(generated: Path) -> None:
     """Rows of 1,024 red, green and blue values become images; fine labels are taken."""
-    part = cifar.read("cifar100", generated / "cifar100", "train")
+    part = cifar_files.read_cifar("cifar100", generated / "cifar100", "train")
     content = pickle.loads((generated / "cifar100/cifar-100-python/train").read_bytes(), encoding="bytes")
     assert part.labels.tolist() == content[b"fine_labels"]
     image = part.decode([7])[0]
@@ -72,8 +72,8 @@ def test_files_of_python_2_are_read(tmp_path: Path) -> None:
     (folder / "train").write_bytes(
         b"\x80\x02}(U\x04data" + data + b"U\x0bfine_labels](K\x05K\x06eU\x0dcoarse_labels](K\x01K\x01eu."
     )
-    (tmp_path / MARKER).write_text('{"samples": {"train": 2, "test": 0}}')
-    part = cifar.read("cifar100", tmp_path, "train")
+    (tmp_path / GENERATED_MARKER).write_text('{"samples": {"train": 2, "test": 0}}')
+    part = cifar_files.read_cifar("cifar100", tmp_path, "train")
     assert part.labels.tolist() == [5, 6]
     assert np.array_equal(part.decode([1])[0, 0, :4, 0], rows[1, :4])
 
@@ -83,9 +83,9 @@ def test_parquet_gives_the_same_images(generated: Path, tmp_path: Path, load: Lo
     import io
 
     (tmp_path / "hf" / "cifar100").mkdir(parents=True)
-    shutil.copy(generated / "cifar100" / MARKER, tmp_path / "hf")
+    shutil.copy(generated / "cifar100" / GENERATED_MARKER, tmp_path / "hf")
     for name in ("train", "test"):
-        part = cifar.read("cifar100", generated / "cifar100", name)
+        part = cifar_files.read_cifar("cifar100", generated / "cifar100", name)
         pictures = []
         for image in part.decode(np.arange(len(part.labels))):
             buffer = io.BytesIO()
@@ -108,7 +108,7 @@ def test_pickle_that_imports_os_is_refused(cifar10: Path) -> None:
     path = cifar10 / TRAIN_10[2]
     path.write_bytes(pickle.dumps({b"data": Evil(), b"labels": []}, protocol=2))
     with pytest.raises(InputError, match=r"data_batch_3: this pickle would run \w+\.system.*data check"):
-        cifar.read("cifar10", cifar10, "train")
+        cifar_files.read_cifar("cifar10", cifar10, "train")
     assert not victim.exists()
 
 
@@ -120,21 +120,21 @@ def test_batch_of_another_length_is_named(cifar10: Path) -> None:
 
     _rewrite(cifar10 / TRAIN_10[0], shorten)
     with pytest.raises(InputError, match=r"data_batch_1: 20 images, and 24 in the other files"):
-        cifar.read("cifar10", cifar10, "train")
+        cifar_files.read_cifar("cifar10", cifar10, "train")
 
 
 def test_labels_and_images_must_be_equally_many(cifar10: Path) -> None:
     """A label too few is found in the file that lacks it."""
     _rewrite(cifar10 / TRAIN_10[4], lambda content: content[b"labels"].pop())
     with pytest.raises(InputError, match=r"data_batch_5: 24 images and 23 labels"):
-        cifar.read("cifar10", cifar10, "train")
+        cifar_files.read_cifar("cifar10", cifar10, "train")
 
 
 def test_whole_data_set_has_the_known_length(cifar10: Path) -> None:
     """Files that agree with each other but are not the 50,000 images are refused, unless marked generated."""
-    (cifar10 / MARKER).unlink()
+    (cifar10 / GENERATED_MARKER).unlink()
     with pytest.raises(InputError, match=r"cifar-10-batches-py: 120 train images instead of 50,000"):
-        cifar.read("cifar10", cifar10, "train")
+        cifar_files.read_cifar("cifar10", cifar10, "train")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x02}q", b"not a pickle at all", b"\x80\x02]."])
@@ -142,7 +142,7 @@ def test_broken_file_is_named(cifar10: Path, content: bytes) -> None:
     """An empty, cut off or foreign file gives a message, not a traceback."""
     (cifar10 / TRAIN_10[1]).write_bytes(content)
     with pytest.raises(InputError, match=r"data_batch_2: .*Get it anew"):
-        cifar.read("cifar10", cifar10, "train")
+        cifar_files.read_cifar("cifar10", cifar10, "train")
 
 
 def test_cut_off_file_is_named(cifar10: Path) -> None:
@@ -150,29 +150,29 @@ def test_cut_off_file_is_named(cifar10: Path) -> None:
     path = cifar10 / TRAIN_10[1]
     path.write_bytes(path.read_bytes()[:40_000])
     with pytest.raises(InputError, match=r"data_batch_2: broken or cut off"):
-        cifar.read("cifar10", cifar10, "train")
+        cifar_files.read_cifar("cifar10", cifar10, "train")
 
 
 def test_missing_file_is_named(cifar10: Path) -> None:
     """One file that is lost among others is named; so is the folder where all are."""
     (cifar10 / TRAIN_10[3]).unlink()
     with pytest.raises(InputError, match=r"data_batch_4: this file is missing"):
-        cifar.read("cifar10", cifar10, "train")
+        cifar_files.read_cifar("cifar10", cifar10, "train")
     shutil.rmtree(cifar10 / "cifar-10-batches-py")
     with pytest.raises(InputError, match=r"cifar10: the train files of cifar10 are not here"):
-        cifar.read("cifar10", cifar10, "train")
+        cifar_files.read_cifar("cifar10", cifar10, "train")
 
 
 def test_labels_out_of_range_are_refused(cifar10: Path) -> None:
     """A class that there is not would crash the loss on a GPU."""
     _rewrite(cifar10 / TRAIN_10[0], lambda content: content[b"labels"].__setitem__(3, 10))
     with pytest.raises(InputError, match=r"labels outside 0 to 9 \(found 10\)"):
-        cifar.read("cifar10", cifar10, "train")
+        cifar_files.read_cifar("cifar10", cifar10, "train")
 
 
 def test_folder_without_permission_is_named(cifar10: Path, ordinary_user: None) -> None:
     """A folder that may not be read is no missing folder."""
-    assert "no permission to read the data" in (find_problem("cifar10", str(cifar10), {}) or "")
+    assert "no permission to read the data" in (find_data_problem("cifar10", str(cifar10), {}) or "")
 
 
 def test_check_says_how_to_get_what_is_missing(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_check_says_that_generated_data_is_no_real_data(generated: Path) -> None
 def test_written_file_can_be_read_back(tmp_path: Path) -> None:
     """The writer of generated data and the reader agree with Python's own pickle."""
     rows = np.arange(3072, dtype=np.uint32).astype(np.uint8)[None]
-    write_cifar_file(tmp_path / "f", cifar.EDITIONS["cifar10"], rows, [4])
+    write_cifar_file(tmp_path / "f", cifar_files.CIFAR_EDITIONS["cifar10"], rows, [4])
     content = pickle.loads((tmp_path / "f").read_bytes(), encoding="bytes")
     assert np.array_equal(content[b"data"], rows)
     assert content[b"labels"] == [4]

@@ -17,12 +17,11 @@ from PIL import Image
 from scipy.io import savemat
 
 from hpcbench.errors import InputError
-from hpcbench.strategies.base import Seat
-from hpcbench.training.data import layout, pictures
-from hpcbench.training.data.augment import Moment
-from hpcbench.training.data.base import Loader
-from hpcbench.training.data.check import check_data, find_problem
-from hpcbench.training.data.index import Index
+from hpcbench.tasks import image_layouts, picture_decoding
+from hpcbench.tasks.batches import RankRole, ShardLoader
+from hpcbench.tasks.data_check import check_data, find_data_problem
+from hpcbench.tasks.image_augmentation import AugmentationSeed
+from hpcbench.tasks.image_index import ImageIndex
 from tests.data.conftest import Load, images_of
 
 SMALL: dict[str, Any] = {"image_size": 32}
@@ -47,8 +46,8 @@ def _first(folder: Path, part: str = "train") -> Path:
     return min(folder.glob(f"{part}/*/*.JPEG"))
 
 
-def _open(folder: Path, part: str = "train", *, skip: bool = False) -> Index:
-    return layout.open_part("imagenet", folder, part, skip_strangers=skip)
+def _open(folder: Path, part: str = "train", *, skip: bool = False) -> ImageIndex:
+    return image_layouts.open_image_part("imagenet", folder, part, skip_strangers=skip)
 
 
 def test_index_has_every_image_with_its_class(folder: Path) -> None:
@@ -101,7 +100,7 @@ def _tars(folder: Path, target: Path) -> None:
     """Pack a folder the way ImageNet is distributed."""
     target.mkdir()
     classes = sorted(path.name for path in (folder / "train").iterdir())
-    with tarfile.open(target / layout.TARS["train"], "w") as outer:
+    with tarfile.open(target / image_layouts.TARS["train"], "w") as outer:
         for name in classes:
             inner = target / f"{name}.tar"
             with tarfile.open(inner, "w") as tar:
@@ -110,7 +109,7 @@ def _tars(folder: Path, target: Path) -> None:
             outer.add(inner, inner.name)
             inner.unlink()
     validation = sorted(folder.glob("val/*/*"), key=lambda path: path.name)
-    with tarfile.open(target / layout.TARS["val"], "w") as tar:
+    with tarfile.open(target / image_layouts.TARS["val"], "w") as tar:
         for image in validation:
             tar.add(image, image.name)
     # The kit numbers classes in an order of its own and knows groups of classes as well.
@@ -120,8 +119,11 @@ def _tars(folder: Path, target: Path) -> None:
     meta = io.BytesIO()
     savemat(meta, {"synsets": np.array(rows, dtype=kind)})
     truth = "\n".join(str(numbers[path.parent.name]) for path in validation).encode()
-    with tarfile.open(target / layout.DEVKIT, "w:gz") as kit:
-        for name, content in ((layout.META, meta.getvalue()), (layout.TRUTH, truth)):
+    with tarfile.open(target / image_layouts.DEVKIT, "w:gz") as kit:
+        for name, content in (
+            (image_layouts.DEVKIT_META, meta.getvalue()),
+            (image_layouts.DEVKIT_TRUTH, truth),
+        ):
             member = tarfile.TarInfo(f"ILSVRC2012_devkit_t12/{name}")
             member.size = len(content)
             kit.addfile(member, io.BytesIO(content))
@@ -135,7 +137,7 @@ def test_tars_are_read_as_they_are_distributed(folder: Path, tmp_path: Path) -> 
         plain, packed = _open(folder, part), _open(tmp_path / "tars", part)
         assert packed.classes == plain.classes
 
-        def contents(index: Index) -> list[tuple[int, bytes]]:
+        def contents(index: ImageIndex) -> list[tuple[int, bytes]]:
             return sorted((int(index.labels[i]), index.read(i)) for i in range(len(index)))
 
         assert contents(packed) == contents(plain)
@@ -145,9 +147,9 @@ def test_tars_are_read_as_they_are_distributed(folder: Path, tmp_path: Path) -> 
 def test_validation_tar_needs_the_development_kit(folder: Path, tmp_path: Path) -> None:
     """Without the kit nobody knows the classes of the validation images: the message names the file."""
     _tars(folder, tmp_path / "tars")
-    (tmp_path / "tars" / layout.DEVKIT).unlink()
+    (tmp_path / "tars" / image_layouts.DEVKIT).unlink()
     with pytest.raises(
-        InputError, match=rf"{layout.DEVKIT}: the classes of the validation images are missing"
+        InputError, match=rf"{image_layouts.DEVKIT}: the classes of the validation images are missing"
     ):
         _open(tmp_path / "tars", "val")
 
@@ -155,9 +157,9 @@ def test_validation_tar_needs_the_development_kit(folder: Path, tmp_path: Path) 
 def test_cut_off_tar_is_named(folder: Path, tmp_path: Path) -> None:
     """Half a download of the training tar is found when it is listed."""
     _tars(folder, tmp_path / "tars")
-    path = tmp_path / "tars" / layout.TARS["train"]
+    path = tmp_path / "tars" / image_layouts.TARS["train"]
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(InputError, match=rf"{layout.TARS['train']}: broken or cut off"):
+    with pytest.raises(InputError, match=rf"{image_layouts.TARS['train']}: broken or cut off"):
         _open(tmp_path / "tars")
 
 
@@ -169,8 +171,8 @@ def test_text_file_among_images_is_named(folder: Path) -> None:
     with pytest.raises(InputError, match=r"notes\.txt: not an image.*Move it away"):
         _open(folder)
     assert len(_open(folder, skip=True)) == count
-    assert "notes.txt" in (find_problem("imagenet", str(folder), {}) or "")
-    assert find_problem("imagenet", str(folder), {"corrupt": "replace"}) is None
+    assert "notes.txt" in (find_data_problem("imagenet", str(folder), {}) or "")
+    assert find_data_problem("imagenet", str(folder), {"corrupt": "replace"}) is None
 
 
 def test_empty_class_folder_is_named(folder: Path) -> None:
@@ -259,7 +261,9 @@ def test_corrupt_picture_is_replaced_alike(
     batches = [
         labels
         for shard, dataset in enumerate(datasets)
-        for (part,) in Loader(dataset, Seat(True, shard, shards), 24 // shards, 1, seed=3).train(0, range(5))
+        for (part,) in ShardLoader(dataset, RankRole(True, shard, shards), 24 // shards, 1, seed=3).train(
+            0, range(5)
+        )
         for labels in [part.labels]
     ]
     assert {len(labels) for labels in batches} == {24 // shards}
@@ -282,18 +286,18 @@ def test_imagenet_with_images_missing_is_not_whole(folder: Path) -> None:
     report = check_data("imagenet", str(folder))
     assert not report.whole
     assert "train: 120 images instead of 1,281,167" in report.problems
-    assert find_problem("imagenet", str(folder), {}) is None  # but it can be trained on
+    assert find_data_problem("imagenet", str(folder), {}) is None  # but it can be trained on
 
 
 def test_draft_reads_large_pictures_at_a_fraction() -> None:
     """Draft gives nearly the same image where the part is twice as large, and exactly it elsewhere."""
-    from hpcbench.training.data.smoke import photographs
+    from hpcbench.tasks.smoke_data import photographs
 
     buffer = io.BytesIO()
     Image.fromarray(photographs()[1]).save(buffer, "JPEG", quality=95)
 
     def decoded(part: int, *, draft: bool) -> np.ndarray[Any, Any]:
-        return pictures.decode(
+        return picture_decoding.decode_picture(
             buffer.getvalue(), lambda height, width: (9, 11, part, part), 64, draft=draft
         ).astype(int)
 
@@ -314,5 +318,5 @@ def test_training_crops_change_with_the_epoch_and_evaluation_does_not(folder: Pa
     side = round(min(picture.size) * 7 / 8)
     left, top = (picture.width - side) // 2, (picture.height - side) // 2
     expected = picture.resize((32, 32), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    pixels = dataset._decoders["evaluation"].decode(torch.tensor([0]), Moment(0, None)).pixels[0]
+    pixels = dataset._decoders["evaluation"].decode(torch.tensor([0]), AugmentationSeed(0, None)).pixels[0]
     assert np.array_equal(pixels.numpy(), np.asarray(expected))

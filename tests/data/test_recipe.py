@@ -18,16 +18,17 @@ from torch import nn
 
 from hpcbench.config.spec import Optimizer, RunSpec
 from hpcbench.errors import InputError
-from hpcbench.records.layout import RunFolder
-from hpcbench.strategies.base import Batch, Strategy, World
-from hpcbench.training.data import DATASETS
-from hpcbench.training.data.smoke import make_smoke_data
-from hpcbench.training.data.stage import PREFIX, stage
-from hpcbench.training.limits import out_of_memory
-from hpcbench.training.plan import Plan
-from hpcbench.training.precision import Arithmetic
-from hpcbench.training.schedule import learning_rate
-from hpcbench.training.train import build_optimizer
+from hpcbench.runs.results_folder import RunFolder
+from hpcbench.strategies.strategy_base import Strategy
+from hpcbench.strategies.world import World
+from hpcbench.tasks.batches import Batch
+from hpcbench.tasks.shared_folders import STAGE_PREFIX, stage_data
+from hpcbench.tasks.smoke_data import make_smoke_data
+from hpcbench.tasks.task_registry import DATASETS
+from hpcbench.training.precision import RunPrecision
+from hpcbench.training.session import find_out_of_memory
+from hpcbench.training.step_plan import StepPlan, learning_rate
+from hpcbench.training.training_run import build_optimizer
 from tests.data.conftest import Load, images_of, place, spec_of
 
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def test_model_of_matrices_alone_needs_no_second_group() -> None:
 
 def test_learning_rate_scales_only_if_the_sweep_says_so() -> None:
     """`lr_batch` is the global batch that `lr` is meant for; without it the batch changes nothing."""
-    plan = Plan(steps_per_epoch=10, total_steps=10, warmup_steps=0, window_steps=1)
+    plan = StepPlan(steps_per_epoch=10, total_steps=10, warmup_steps=0, window_steps=1)
     spec = RunSpec(name="n", strategy="ddp", batch_size=64, data_shards=8, optimizer=Optimizer(lr=0.1))
     assert learning_rate(spec, plan, 0) == 0.1
     scaled = replace(spec, optimizer=Optimizer(lr=0.1, lr_batch=256))
@@ -66,7 +67,7 @@ def test_learning_rate_scales_only_if_the_sweep_says_so() -> None:
 
 def test_label_smoothing_is_of_training_alone() -> None:
     """The training loss is that of smoothed labels, the evaluation's the plain one."""
-    strategy = Strategy(World(0, 1, 1, CPU), Arithmetic("fp32", CPU), None)
+    strategy = Strategy(World(0, 1, 1, CPU), RunPrecision("fp32", CPU), None)
     strategy.label_smoothing = 0.1
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
     strategy.prepare(model, lambda parameters: torch.optim.SGD(parameters, lr=0.1))
@@ -84,7 +85,7 @@ def test_label_smoothing_is_of_training_alone() -> None:
 
 def test_bf16_autocast_works_on_a_cpu() -> None:
     """amp_bf16 computes in bfloat16 and keeps weights and gradients in float32."""
-    strategy = Strategy(World(0, 1, 1, CPU), Arithmetic("amp_bf16", CPU), None)
+    strategy = Strategy(World(0, 1, 1, CPU), RunPrecision("amp_bf16", CPU), None)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 36, 5))
     seen: list[torch.dtype] = []
     model[0].register_forward_hook(lambda module, arguments, output: seen.append(output.dtype))
@@ -140,7 +141,7 @@ def test_staged_data_is_used_and_removed(generated: Path, tmp_path: Path, load: 
     plain = load("cifar100", generated / "cifar100")
     ranks = [load("cifar100", generated / "cifar100", stage=str(fast), rank=rank) for rank in range(2)]
     (copy,) = (each for each in fast.iterdir() if each.is_dir())
-    assert copy.name.startswith(f"{PREFIX}cifar100")
+    assert copy.name.startswith(f"{STAGE_PREFIX}cifar100")
     assert torch.equal(images_of(ranks[0], 0), images_of(plain, 0))
     ranks[0].close()
     assert copy.exists()
@@ -165,18 +166,18 @@ def test_staging_checks_the_space_first(generated: Path, tmp_path: Path, monkeyp
     """Nothing is copied where not everything fits; the message has both sizes."""
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 5000}))
     with pytest.raises(InputError, match=r"fast: the data set needs [0-9,]+ bytes and 5,000 are free"):
-        stage(generated / "cifar100", tmp_path / "fast")
+        stage_data(generated / "cifar100", tmp_path / "fast")
     assert not any(each.is_dir() for each in (tmp_path / "fast").iterdir())
 
 
 def test_staging_removes_what_a_killed_run_has_left(generated: Path, tmp_path: Path) -> None:
     """A copy that nobody holds any more makes room for the next one."""
-    program = "import sys,os,signal; from pathlib import Path; from hpcbench.training.data.stage import stage; stage(Path(sys.argv[1]), Path(sys.argv[2])); os.kill(os.getpid(), signal.SIGKILL)"  # fmt: skip  # noqa: E501
+    program = "import sys,os,signal; from pathlib import Path; from hpcbench.tasks.shared_folders import stage_data; stage_data(Path(sys.argv[1]), Path(sys.argv[2])); os.kill(os.getpid(), signal.SIGKILL)"  # fmt: skip  # noqa: E501
     subprocess.run([sys.executable, "-c", program, str(generated / "cifar10"), str(tmp_path)], check=False)
-    assert [each.name.startswith(f"{PREFIX}cifar10-") for each in tmp_path.iterdir() if each.is_dir()] == [
-        True
-    ]
-    shared = stage(generated / "cifar100", tmp_path)
+    assert [
+        each.name.startswith(f"{STAGE_PREFIX}cifar10-") for each in tmp_path.iterdir() if each.is_dir()
+    ] == [True]
+    shared = stage_data(generated / "cifar100", tmp_path)
     assert [each.name for each in tmp_path.iterdir() if each.is_dir()] == [shared.path.name]
     shared.release()
 
@@ -191,7 +192,7 @@ def test_staging_removes_what_a_killed_run_has_left(generated: Path, tmp_path: P
 )
 def test_running_out_of_memory_is_recognised(error: Exception, asked: int | None) -> None:
     """Whoever reports it, it is a memory limit, with the size that was asked for where that is said."""
-    found = out_of_memory(error)
+    found = find_out_of_memory(error)
     assert found is not None
     assert found.asked_bytes == asked
 
@@ -202,11 +203,11 @@ def test_real_allocations_that_fail_are_recognised() -> None:
     for allocate in (lambda: torch.empty(wanted, dtype=torch.uint8), lambda: np.zeros(wanted, np.uint8)):
         with pytest.raises((RuntimeError, MemoryError)) as got:
             allocate()
-        found = out_of_memory(got.value)
+        found = find_out_of_memory(got.value)
         assert found is not None
         assert found.asked_bytes == wanted
-    assert out_of_memory(ValueError("CUDA out of memory")) is None
-    assert out_of_memory(RuntimeError("something else")) is None
+    assert find_out_of_memory(ValueError("CUDA out of memory")) is None
+    assert find_out_of_memory(RuntimeError("something else")) is None
 
 
 def _train(tmp_path: Path, spec: RunSpec, data: Path | None) -> tuple[int, list[dict[str, Any]]]:

@@ -9,7 +9,7 @@ import pytest
 from hpcbench.catalog import CATALOG
 from hpcbench.config.load import load_sweep
 from hpcbench.config.spec import Sweep
-from hpcbench.reference import CIFAR100, CIFAR100_GROUPS, IMAGENET, key, published
+from hpcbench.reference import CIFAR100, CIFAR100_GROUPS, IMAGENET, published_rows, run_name_key
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 
@@ -21,7 +21,7 @@ def _load(name: str, *, smoke: bool = False) -> Sweep:
 def test_cifar_rows_are_those_of_the_study() -> None:
     """All 23 names, letter for letter, with the batch, model, cache and precision that they say."""
     sweep = _load("cifar100")
-    rows = {row["experiment"]: row for row in published(CIFAR100).values()}
+    rows = {row["experiment"]: row for row in published_rows(CIFAR100).values()}
     runs = {spec.name: spec for spec in sweep.runs if spec.repeat == 0}
     assert set(runs) == set(rows)
     for name, spec in runs.items():
@@ -33,17 +33,17 @@ def test_cifar_rows_are_those_of_the_study() -> None:
         assert spec.backend is None or ("gloo" in name) == (spec.backend == "gloo") or spec.strategy == "ps"
     assert len({spec.optimizer for spec in runs.values()} | {spec.epochs for spec in runs.values()}) == 2
     assert [group.id for group in sweep.groups] == [
-        row["group"] for row in published(CIFAR100_GROUPS).values()
+        row["group"] for row in published_rows(CIFAR100_GROUPS).values()
     ]
 
 
 def test_imagenet_methods_have_one_recipe() -> None:
     """The three methods of the study learn the same thing; its own batch size is a class of its own."""
     runs = {spec.name: spec for spec in _load("imagenet").runs if spec.repeat == 0}
-    methods = [runs[name] for name in published(IMAGENET)]
+    methods = [runs[name] for name in published_rows(IMAGENET)]
     assert [spec.global_batch for spec in methods] == [768, 768, 768]
     assert len({spec.recipe for spec in methods}) == 1
-    assert {key(row["method"]) for row in published(IMAGENET).values()} <= set(runs)
+    assert {run_name_key(row["method"]) for row in published_rows(IMAGENET).values()} <= set(runs)
     assert {runs[name].global_batch for name in runs if name.endswith("bs256x4")} == {1024}
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from hpcbench.config.catalog import Processes, StrategyEntry
-from hpcbench.strategies import STRATEGIES
-from hpcbench.strategies.base import Batch
-from hpcbench.training.models.smallconv import SmallConv
+from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.tasks.batches import Batch
+from hpcbench.tasks.smallconv import SmallConv
 
 CLASSES = 7
 IMAGES = {"batch_norm": (2, 8, 8), "channels_last": (2, 8, 8), "plain": (2, 8, 8), "resnet18": (3, 16, 16)}
@@ -204,7 +204,7 @@ def build_model(shape: Shape, seed: int) -> nn.Module:
         if shape.model == "channels_last":
             model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     elif shape.model == "resnet18":
-        from hpcbench.training.models.resnet import resnet18  # seconds that most processes need not spend
+        from hpcbench.tasks.resnet import resnet18  # seconds that most processes need not spend
 
         model = resnet18(channels=3, classes=CLASSES, stem="cifar")
     else:

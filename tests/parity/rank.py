@@ -16,12 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from hpcbench.strategies.base import Strategy, World
-from hpcbench.strategies.commands import Command, Inbox, Kind, tell_servers
 from hpcbench.strategies.model_parallel import ModelParallel
-from hpcbench.strategies.partition import cut
+from hpcbench.strategies.model_partition import partition_evenly
 from hpcbench.strategies.pipeline import Pipeline
-from hpcbench.training.precision import Arithmetic
+from hpcbench.strategies.server_channel import CommandInbox, CommandKind, ServerCommand, send_command
+from hpcbench.strategies.strategy_base import Strategy
+from hpcbench.strategies.world import World
+from hpcbench.training.precision import RunPrecision
 from tests.parity.cases import (
     LR,
     MOMENTUM,
@@ -42,7 +43,7 @@ CPU = torch.device("cpu")
 
 
 def begin(
-    case: Case, world: World, arithmetic: Arithmetic, seed: int, avoid: Strategy | None = None
+    case: Case, world: World, arithmetic: RunPrecision, seed: int, avoid: Strategy | None = None
 ) -> Strategy:
     """Return the strategy, ready to train from the initial state of a seed, cut elsewhere than another."""
     strategy: Strategy = case.entry.load()(world, arithmetic, case.entry.options(**case.options))
@@ -59,7 +60,7 @@ def cut_elsewhere(strategy: Strategy, other: Strategy) -> None:
     if isinstance(strategy, Pipeline | ModelParallel) and isinstance(other, Pipeline | ModelParallel):
         blocks, parts = other.cuts[-1].stop, len(other.cuts)
         ends = [1.0] + [0.0] * (blocks - 1)
-        strategy.cuts = cut(ends, parts)
+        strategy.cuts = partition_evenly(ends, parts)
         if strategy.cuts == other.cuts:
             first = blocks - parts + 1
             strategy.cuts = [range(first), *(range(i, i + 1) for i in range(first, blocks))]
@@ -95,17 +96,17 @@ def copied(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def serve(case: Case, world: World) -> None:
     """Do a server's part of a case, until all training ranks have said that it is over."""
 
-    def commands() -> Iterator[Command]:
-        ended, inbox = 0, Inbox(world)
+    def commands() -> Iterator[ServerCommand]:
+        ended, inbox = 0, CommandInbox(world)
         while ended < world.training_ranks:
             command = inbox.next()
-            if command.kind is Kind.STOP:
+            if command.kind is CommandKind.STOP:
                 ended += 1
             else:
                 yield command
 
     strategy: Strategy = case.entry.load()(
-        world, Arithmetic(case.precision, CPU), case.entry.options(**case.options)
+        world, RunPrecision(case.precision, CPU), case.entry.options(**case.options)
     )
     strategy.serve(commands(), make_optimizer)
     dist.barrier()
@@ -113,20 +114,20 @@ def serve(case: Case, world: World) -> None:
 
 def settle(strategy: Strategy) -> None:
     """End an epoch."""
-    tell_servers(strategy.world, Command(kind=Kind.REST))
+    send_command(strategy.world, ServerCommand(kind=CommandKind.REST))
     strategy.settle()
 
 
 def dismiss_servers(world: World) -> None:
     """End the life of the servers; what comes next is said to the next ones only."""
     if world.control is not None:
-        tell_servers(world, Command(kind=Kind.STOP))
+        send_command(world, ServerCommand(kind=CommandKind.STOP))
         dist.barrier()
 
 
 def train(case: Case, world: World) -> dict[str, Any]:
     """Train a case, evaluating half-way. Each rank starts from other weights: that is for it to mend."""
-    strategy = begin(case, world, Arithmetic(case.precision, CPU), seed=world.rank)
+    strategy = begin(case, world, RunPrecision(case.precision, CPU), seed=world.rank)
     half = case.steps // 2
     do_steps(strategy, case, range(half))
     settle(strategy)
@@ -142,7 +143,7 @@ def train(case: Case, world: World) -> dict[str, Any]:
 
 def stop_and_resume(case: Case, world: World) -> dict[str, Any]:
     """Train on, and train on from the saved state in a strategy that began elsewhere."""
-    strategy = begin(case, world, Arithmetic(case.precision, CPU), seed=world.rank)
+    strategy = begin(case, world, RunPrecision(case.precision, CPU), seed=world.rank)
     half = case.steps // 2
     do_steps(strategy, case, range(half))
     settle(strategy)
@@ -150,7 +151,7 @@ def stop_and_resume(case: Case, world: World) -> dict[str, Any]:
     torch.save(strategy.state(), file)
     file.seek(0)
     ends = {"weights": go_on(strategy, case, range(half, case.steps))}
-    other = begin(case, world, Arithmetic(case.precision, CPU), seed=100 + world.rank, avoid=strategy)
+    other = begin(case, world, RunPrecision(case.precision, CPU), seed=100 + world.rank, avoid=strategy)
     other.load_state(torch.load(file, weights_only=True))
     ends["resumed"] = go_on(other, case, range(half, case.steps))
     return ends
@@ -166,7 +167,7 @@ def go_on(strategy: Strategy, case: Case, steps: range) -> dict[str, Tensor]:
 
 def overflow(case: Case, world: World) -> dict[str, Any]:
     """Train with one bad batch on one rank; count the updates that were left out."""
-    arithmetic = Arithmetic(case.precision, CPU)
+    arithmetic = RunPrecision(case.precision, CPU)
     strategy = begin(case, world, arithmetic, seed=world.rank)
     do_steps(strategy, case, range(case.steps), overflow_at=1)
     settle(strategy)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hpcbench.strategies import STRATEGIES
+from hpcbench.strategies.strategy_registry import STRATEGIES
 from tests.parity.cases import (
     VARIANTS,
     Case,

@@ -12,11 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from hpcbench.errors import RecordError
-from hpcbench.records import rank_file, reader
-from hpcbench.records.columns import LISTS, NUMBERS, StepColumns
-from hpcbench.records.events import Epoch, Steps
-from hpcbench.records.rank_file import read_rank
-from hpcbench.records.reader import read_events
+from hpcbench.runs import rank_records, record_reader
+from hpcbench.runs.events import Epoch, Steps
+from hpcbench.runs.rank_records import STEP_LISTS, WINDOW_NUMBERS, StepColumns, read_rank
+from hpcbench.runs.record_reader import read_events
 from tests.report.records import Story, Sweep, spec
 
 Lines = list[dict[str, Any]]
@@ -49,9 +48,9 @@ def test_columns_hold_what_the_lines_say(file: Path) -> None:
     reading = read_rank(file, run_id)
     windows = [event for event in events if isinstance(event, Steps)]
     assert len(windows) > 5
-    for name in NUMBERS:
+    for name in WINDOW_NUMBERS:
         assert_same(reading.steps.windows[name], [getattr(window, name) for window in windows])
-    for name in LISTS:
+    for name in STEP_LISTS:
         lists = [getattr(window, name) for window in windows]
         assert_same(reading.steps.steps[name], [entry for entries in lists for entry in entries])
         assert reading.steps.told[name].all()
@@ -65,7 +64,7 @@ def test_a_file_as_our_writer_writes_it_is_not_read_line_by_line(
 ) -> None:
     """The fast way is the one that is taken."""
     run_id = read_events(file).records[0].run_id
-    monkeypatch.delattr(rank_file, "read_events")
+    monkeypatch.delattr(rank_records, "read_events")
     assert len(read_rank(file, run_id).steps) > 5
 
 
@@ -105,7 +104,7 @@ def test_what_is_not_known_is_no_number(file: Path, monkeypatch: pytest.MonkeyPa
     rewrite(file, forget)
     run_id = read_events(file).records[0].run_id
     with monkeypatch.context() as only_fast:
-        only_fast.delattr(rank_file, "read_events")
+        only_fast.delattr(rank_records, "read_events")
         fast = read_rank(file, run_id).steps
     first, second = (int(steps) for steps in fast.windows["steps"][:2])
     unknown = np.isnan(fast.steps["loss_sum"])
@@ -115,9 +114,9 @@ def test_what_is_not_known_is_no_number(file: Path, monkeypatch: pytest.MonkeyPa
     assert not np.isnan(fast.steps["step_s"]).any()
     rewrite(file, lambda lines: first_window(lines).update(samples=True))  # which Python takes for a number
     slow = read_rank(file, run_id).steps
-    for name in set(NUMBERS) - {"samples"}:
+    for name in set(WINDOW_NUMBERS) - {"samples"}:
         assert_same(slow.windows[name], fast.windows[name])
-    for name in LISTS:
+    for name in STEP_LISTS:
         assert_same(slow.steps[name], fast.steps[name])
         assert_same(slow.told[name], fast.told[name])
 
@@ -128,9 +127,9 @@ def test_windows_are_taken_with_their_steps(file: Path, places: list[int]) -> No
     windows = [record.event for record in read_events(file).records if isinstance(record.event, Steps)]
     taken = StepColumns.of(windows).taken(np.array(places, dtype=np.int64))
     wanted = StepColumns.of([windows[place] for place in places])
-    for name in NUMBERS:
+    for name in WINDOW_NUMBERS:
         assert_same(taken.windows[name], wanted.windows[name])
-    for name in LISTS:
+    for name in STEP_LISTS:
         assert_same(taken.steps[name], wanted.steps[name])
         assert_same(taken.told[name], wanted.told[name])
 
@@ -179,7 +178,7 @@ def test_lines_of_an_older_schema_are_upgraded(file: Path, monkeypatch: pytest.M
     """Old lines between new ones become today's."""
     run_id = read_events(file).records[0].run_id
     rewrite(file, lambda lines: first_window(lines).update(schema=0, lr=None))
-    monkeypatch.setitem(reader.UPGRADES, 0, lambda line: {**line, "lr": 0.25})
+    monkeypatch.setitem(record_reader.UPGRADES, 0, lambda line: {**line, "lr": 0.25})
     assert read_rank(file, run_id).steps.windows["lr"][0] == 0.25
 
 

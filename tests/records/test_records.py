@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcbench.errors import RecordError
-from hpcbench.records import ledger
-from hpcbench.records.events import EVENTS, HEADER, SCHEMA, Check, Evaluation, Event, RunFailed, Steps
-from hpcbench.records.layout import EventFile, ResultsFolder, RunFolder
-from hpcbench.records.reader import read_events
-from hpcbench.records.writer import EventWriter, write_atomically
+from hpcbench.runs import ledger
+from hpcbench.runs.events import EVENTS, HEADER, SCHEMA, Check, Evaluation, Event, RunFailed, Steps
+from hpcbench.runs.record_reader import read_events
+from hpcbench.runs.record_writer import EventWriter, write_atomically
+from hpcbench.runs.results_folder import EventFile, ResultsFolder, RunFolder
 
 CHECK = Check(when="start", epoch=0, weights_checksum="a", buffers_checksum="b", wall_s=0.5)
 
@@ -112,8 +112,8 @@ def test_flushed_lines_survive_a_kill(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from hpcbench.records.events import Check\n"
-        "from hpcbench.records.writer import EventWriter\n"
+        "from hpcbench.runs.events import Check\n"
+        "from hpcbench.runs.record_writer import EventWriter\n"
         "w = EventWriter(Path(sys.argv[1]), run_id='id', attempt=0, rank=1)\n"
         "e = Check(when='start', epoch=0, weights_checksum='a', buffers_checksum='b', wall_s=0.5)\n"
         "[w.write(e) for _ in range(100)]; w.flush(); w.write(e)\n"
@@ -166,7 +166,9 @@ def test_atomic_write_replaces_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def _append_many(path: Path, job: int) -> None:
     for number in range(50):
-        ledger.append(path, ledger.Submitted(job_id=f"{job}.{number}", executor="local", runs=["a/r0"]))
+        ledger.append_entry(
+            path, ledger.JobSubmitted(job_id=f"{job}.{number}", executor="local", runs=["a/r0"])
+        )
 
 
 def test_ledger_keeps_the_lines_of_two_writers_apart(tmp_path: Path) -> None:
@@ -178,19 +180,23 @@ def test_ledger_keeps_the_lines_of_two_writers_apart(tmp_path: Path) -> None:
         writer.start()
     for writer in writers:
         writer.join()
-    entries = [entry for _, entry in ledger.read(path)]
+    entries = [entry for _, entry in ledger.read_ledger(path)]
     assert (
-        len({entry.job_id for entry in entries if isinstance(entry, ledger.Submitted)}) == len(entries) == 200
+        len({entry.job_id for entry in entries if isinstance(entry, ledger.JobSubmitted)})
+        == len(entries)
+        == 200
     )
 
 
 def test_ledger_drops_a_torn_last_line(tmp_path: Path) -> None:
     """A submitter that was killed while writing leaves the ledger readable."""
     path = tmp_path / "ledger.jsonl"
-    ledger.append(path, ledger.Cancelled(job_id="1"))
+    ledger.append_entry(path, ledger.JobCancelled(job_id="1"))
     with path.open("a") as file:
         file.write('{"event": "submi')
-    assert [entry.job_id for _, entry in ledger.read(path) if isinstance(entry, ledger.Cancelled)] == ["1"]
+    assert [
+        entry.job_id for _, entry in ledger.read_ledger(path) if isinstance(entry, ledger.JobCancelled)
+    ] == ["1"]
 
 
 def test_layout_finds_runs_attempts_and_record_files(tmp_path: Path) -> None:

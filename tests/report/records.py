@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hpcbench.config.spec import RunSpec
-from hpcbench.records import ledger
-from hpcbench.records.events import (
+from hpcbench.runs import ledger
+from hpcbench.runs.events import (
     Epoch,
     Evaluation,
     Event,
@@ -23,8 +23,8 @@ from hpcbench.records.events import (
     RunStarted,
     Steps,
 )
-from hpcbench.records.layout import ResultsFolder, RunFolder
-from hpcbench.records.writer import EventWriter
+from hpcbench.runs.record_writer import EventWriter
+from hpcbench.runs.results_folder import ResultsFolder, RunFolder
 
 TRAIN_SAMPLES = 1437
 EVALUATION_SAMPLES = 360
@@ -99,8 +99,8 @@ class RunBuilder:
             self.folder.claim(attempt).write_text("{}")
         if entry:
             run = f"{self.spec.name}/r{self.spec.repeat}"
-            line = ledger.Attempt(job_id="1", run=run, run_id=self.spec.run_id, attempt=attempt)
-            ledger.append(self.sweep.folder.ledger, line)
+            line = ledger.AttemptClaimed(job_id="1", run=run, run_id=self.spec.run_id, attempt=attempt)
+            ledger.append_entry(self.sweep.folder.ledger, line)
 
     def finish(self, attempt: int = 1) -> None:
         """Write a whole run in one attempt."""

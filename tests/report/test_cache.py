@@ -15,8 +15,8 @@ from hpcbench.analysis import reading
 from hpcbench.analysis.cache import dump
 from hpcbench.analysis.digest import StoredSteps, digest, from_json, to_json
 from hpcbench.analysis.load import load
-from hpcbench.records.layout import RunFolder
 from hpcbench.report.collect import collect
+from hpcbench.runs.results_folder import RunFolder
 from tests.audit import written
 from tests.report.records import Story, Sweep, single, spec
 

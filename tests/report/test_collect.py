@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from hpcbench.errors import InputError
-from hpcbench.records import reader
-from hpcbench.records.events import SCHEMA
 from hpcbench.report.collect import Collected, collect
+from hpcbench.runs import record_reader
+from hpcbench.runs.events import SCHEMA
 from tests.report.records import Story, Sweep, single, spec
 
 EVERY = {
@@ -266,7 +266,7 @@ def test_two_schema_versions_in_one_sweep_are_ranked_together(
     before = collect([two.folder.path], pictures=False).ranking
     for repeat in range(3):
         stored_as(SCHEMA - 1, "single_gpu", repeat)
-    monkeypatch.setitem(reader.UPGRADES, SCHEMA - 1, lambda line: line)
+    monkeypatch.setitem(record_reader.UPGRADES, SCHEMA - 1, lambda line: line)
     collected = collect([two.folder.path], pictures=False)
     pd.testing.assert_frame_equal(collected.ranking, before)
     assert collected.problems == []

@@ -11,11 +11,11 @@ from matplotlib.patches import Rectangle
 from hpcbench.analysis.load import load
 from hpcbench.analysis.ranking import rank
 from hpcbench.analysis.rows import plain_rows
-from hpcbench.records.events import ExchangeAblation
-from hpcbench.records.writer import EventWriter
 from hpcbench.report.languages import words
 from hpcbench.report.plots.communication import draw_communication
 from hpcbench.report.plots.scene import scenes
+from hpcbench.runs.events import ExchangeAblation
+from hpcbench.runs.record_writer import EventWriter
 from tests.report.records import Story, Sweep, spec
 
 ALL_INSIDE = Story(step_s=0.02, noise=0.0, shares=(0.0, 1.0, 0.0, 0.0, 0.0))

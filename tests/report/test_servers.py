@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hpcbench.records.events import RunFinished, RunStarted, Steps, Updates
-from hpcbench.records.writer import EventWriter
 from hpcbench.report.collect import collect
+from hpcbench.runs.events import RunFinished, RunStarted, Steps, Updates
+from hpcbench.runs.record_writer import EventWriter
 from tests.report.records import RunBuilder, Story, Sweep, spec
 
 ASYNC = {"strategy": "ps", "servers": 1, "strategy_options": {"server": "cpu", "mode": "async"}}

@@ -14,7 +14,7 @@ from hpcbench.analysis.history import History
 from hpcbench.analysis.load import load
 from hpcbench.analysis.scaling import speed_ups
 from hpcbench.analysis.target import targets, times_to_accuracy
-from hpcbench.reference import CIFAR100, IMAGENET, published
+from hpcbench.reference import CIFAR100, IMAGENET, published_rows
 from hpcbench.report.collect import Collected, collect
 from hpcbench.report.languages import LANGUAGES
 from hpcbench.report.plots import PICTURES
@@ -48,7 +48,7 @@ def test_study_2s_seven_columns_with_what_it_published(studies: Collected) -> No
         "Total Time (s)",
     ]  # fmt: skip
     assert [row["Experiment"] for row in rows] == [STUDY2, "baseline_ddp"]
-    assert rows[0]["Avg Throughput (img/s) (published)"] == published(CIFAR100)[
+    assert rows[0]["Avg Throughput (img/s) (published)"] == published_rows(CIFAR100)[
         "ddp_gloo_resnet18_bs128x2_cachefalse_ampfalse"]["avg_throughput_img_s"] == "1833.8"  # fmt: skip
     assert rows[1]["Avg Throughput (img/s) (published)"] == "–"
 
@@ -71,7 +71,7 @@ def test_study_1s_columns_and_its_table_of_losses(studies: Collected) -> None:
 
 def test_published_tables_are_complete() -> None:
     """All rows of both studies are there."""
-    assert (len(published(CIFAR100)), len(published(IMAGENET))) == (23, 3)
+    assert (len(published_rows(CIFAR100)), len(published_rows(IMAGENET))) == (23, 3)
 
 
 def test_statistics_agree_with_scipy(studies: Collected) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from hpcbench.cluster.claim import latest_claim
-from hpcbench.cluster.stored import read_raw
-from hpcbench.records import ledger
-from hpcbench.records.events import Event
-from hpcbench.records.reader import read_events
+from hpcbench.runs import ledger
+from hpcbench.runs.claim import latest_claim
+from hpcbench.runs.events import Event
+from hpcbench.runs.record_reader import read_events
+from hpcbench.runs.spec_file import read_spec_json
 from tests.cluster.helpers import Lab, eventually
 
 LAB_SCRIPTS = Path(__file__).parents[2] / "slurm" / "lab"
@@ -130,8 +130,8 @@ class ClusterLab(Lab):
 
     def begun(self, name: str = "sweep") -> list[str]:
         """Return the runs that were begun, in order."""
-        entries = (entry for _, entry in ledger.read(self.results(name).ledger))
-        return [entry.run for entry in entries if isinstance(entry, ledger.Attempt)]
+        entries = (entry for _, entry in ledger.read_ledger(self.results(name).ledger))
+        return [entry.run for entry in entries if isinstance(entry, ledger.AttemptClaimed)]
 
     def nodes_of(self, run: str, name: str = "sweep") -> tuple[str, ...]:
         """Return the nodes of a run's newest attempt."""
@@ -141,7 +141,7 @@ class ClusterLab(Lab):
 
     def run_id(self, run: str, name: str = "sweep") -> str:
         """Return a run's id."""
-        return str(read_raw(self.results(name).run(run, 0))["run_id"])
+        return str(read_spec_json(self.results(name).run(run, 0))["run_id"])
 
 
 def long_run(name: str = "long", *, epochs: int = 40, **more: Any) -> dict[str, Any]:

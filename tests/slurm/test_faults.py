@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.cluster.claim import latest_claim, read_claim
-from hpcbench.records.events import Interrupted, Resumed, RunFailed
-from hpcbench.records.reader import read_events
+from hpcbench.runs.claim import latest_claim, read_claim
+from hpcbench.runs.events import Interrupted, Resumed, RunFailed
+from hpcbench.runs.record_reader import read_events
 from tests.cluster.helpers import eventually
 from tests.slurm.helpers import PATIENCE_S, ClusterLab, long_run
 

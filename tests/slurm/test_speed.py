@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from hpcbench.cluster.machine import usable_cores
-from hpcbench.cluster.ranks import WORKER
-from hpcbench.cluster.stored import StoredRun, read_stored
-from hpcbench.cluster.supervisor import thread_environment
 from hpcbench.config.placement import Placement
-from hpcbench.records.events import Steps
-from hpcbench.records.layout import RunFolder
-from hpcbench.records.reader import read_events
+from hpcbench.launch.machine_resources import usable_cores
+from hpcbench.launch.rank_processes import WORKER_COMMAND
+from hpcbench.launch.supervisor import thread_environment
+from hpcbench.runs.events import Steps
+from hpcbench.runs.record_reader import read_events
+from hpcbench.runs.results_folder import RunFolder
+from hpcbench.runs.spec_file import StoredRun, read_spec_file
 from tests.slurm.helpers import PATIENCE_S, ClusterLab
 
 pytestmark = [pytest.mark.slurm, pytest.mark.speed, pytest.mark.timeout(900)]
@@ -147,7 +147,7 @@ def test_packed_runs_cost_little_more_than_their_processes(lab: ClusterLab) -> N
 
 def copy_of(lab: ClusterLab, sweep: str, run: str) -> RunFolder:
     """Return a folder for the same run, done by nobody."""
-    stored = read_stored(lab.results(sweep).run(run, 0))
+    stored = read_spec_file(lab.results(sweep).run(run, 0))
     folder = RunFolder(lab.folder / "bare" / sweep / run)
     StoredRun(spec=stored.spec, data=stored.data).write(folder)
     return folder
@@ -165,4 +165,4 @@ def process(folder: RunFolder) -> None:
         process_start_ns=time.time_ns(),
     )
     environment = {**os.environ, **thread_environment(place.threads), **place.to_environment()}
-    subprocess.run(WORKER, env=environment, check=True, capture_output=True)
+    subprocess.run(WORKER_COMMAND, env=environment, check=True, capture_output=True)

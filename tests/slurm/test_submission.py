@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from hpcbench.records import ledger
 from hpcbench.records.ceiling_files import read_ceilings
 from hpcbench.records.ceilings import ComputeCeiling, InputCeiling, LinkCeiling
-from hpcbench.records.events import Check
+from hpcbench.runs import ledger
+from hpcbench.runs.events import Check
 from tests.cluster.helpers import eventually
 from tests.slurm.helpers import ClusterLab, long_run
 
@@ -126,8 +126,8 @@ def test_a_submitter_that_is_killed_half_way(lab: ClusterLab) -> None:
     lab.all_done()
     eventually(lambda: not lab.slurm.jobs(), within_s=60)
     assert set(Counter(lab.begun()).values()) == {1} and len(lab.begun()) == 6
-    entries = [entry for _, entry in ledger.read(lab.results().ledger)]
-    named = {entry.name for entry in entries if isinstance(entry, ledger.Submitted)}
+    entries = [entry for _, entry in ledger.read_ledger(lab.results().ledger)]
+    named = {entry.name for entry in entries if isinstance(entry, ledger.JobSubmitted)}
     assert lab.slurm.ask("sacct", "-X", "-n", "-P", "-o", "JobName").split()
     known = set(lab.slurm.ask("squeue", "-h", "-t", "all", "-o", "%j").split()) & named
     assert len(known) == 6
@@ -226,7 +226,9 @@ def test_inside_an_allocation_runs_go_there(lab: ClusterLab) -> None:
     path = f"PATH={Path(sys.executable).parent}:$PATH"
     lab.slurm.ask("sbatch", "--wait", "-o", str(out), "--wrap", f"export {path}; {command}")
     assert lab.status()["run/r0"]["state"] == "done", out.read_text()
-    executors = [e.executor for _, e in ledger.read(lab.results().ledger) if isinstance(e, ledger.Submitted)]
+    executors = [
+        e.executor for _, e in ledger.read_ledger(lab.results().ledger) if isinstance(e, ledger.JobSubmitted)
+    ]
     assert executors == ["local"]
 
 
@@ -247,7 +249,7 @@ def test_a_results_folder_that_nodes_do_not_see(lab: ClusterLab) -> None:
     """The job's first act is to look: its message names both machines and what to do."""
     plan = lab.folder / "nowhere" / "plan.json"
     out = lab.folder / "out"
-    command = f"srun {sys.executable} -m hpcbench.cluster.slurm.node {plan}"
+    command = f"srun {sys.executable} -m hpcbench.launch.slurm.slurm_node {plan}"
     lab.slurm.ask("sh", "-c", f"sbatch --wait -o {out} --wrap '{command}' || true")
     said = out.read_text()
     assert "node n1 does not see it" in said and "was written on" in said and "--results DIR" in said

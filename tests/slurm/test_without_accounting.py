@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from hpcbench.cluster.claim import latest_claim
+from hpcbench.runs.claim import latest_claim
 from tests.cluster.helpers import eventually
 from tests.slurm.helpers import ClusterLab, long_run
 

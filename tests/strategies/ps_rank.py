@@ -16,12 +16,19 @@ import torch
 import torch.distributed as dist
 
 from hpcbench.config.spec import Optimizer
-from hpcbench.strategies.base import Strategy, World
-from hpcbench.strategies.commands import ENDS, Command, Inbox, Kind, tell_servers
-from hpcbench.strategies.options import PsOptions
-from hpcbench.strategies.ps import build
-from hpcbench.training.precision import Arithmetic
-from hpcbench.training.train import build_optimizer
+from hpcbench.strategies.ps_entry import PsOptions
+from hpcbench.strategies.ps_worker import build
+from hpcbench.strategies.server_channel import (
+    ENDING_KINDS,
+    CommandInbox,
+    CommandKind,
+    ServerCommand,
+    send_command,
+)
+from hpcbench.strategies.strategy_base import Strategy
+from hpcbench.strategies.world import World
+from hpcbench.training.precision import RunPrecision
+from hpcbench.training.training_run import build_optimizer
 from tests.parity.cases import Case, build_model, learning_rate, shard_batches
 
 WORKERS = 3
@@ -43,12 +50,12 @@ def make_optimizer(parameters: Any) -> torch.optim.Optimizer:
     return build_optimizer(NO_DECAY_ON_NORM, parameters)
 
 
-def commands(world: World) -> Iterator[Command]:
+def commands(world: World) -> Iterator[ServerCommand]:
     """Yield commands until all workers have ended."""
-    ended, inbox = 0, Inbox(world)
+    ended, inbox = 0, CommandInbox(world)
     while ended < world.training_ranks:
         command = inbox.next()
-        if command.kind in ENDS:
+        if command.kind in ENDING_KINDS:
             ended += 1
         else:
             yield command
@@ -68,7 +75,7 @@ def train(strategy: Strategy, world: World, slow: bool) -> dict[str, Any]:
             strategy.update(learning_rate(step) / 5)
             if slow:
                 time.sleep(SLOW_S)
-        tell_servers(world, Command(kind=Kind.REST))
+        send_command(world, ServerCommand(kind=CommandKind.REST))
         strategy.settle()
     return {"losses": losses, "weights": {name: v.clone() for name, v in strategy.weights().items()}}
 
@@ -96,7 +103,7 @@ def main(rank: int, folder: Path) -> None:
     world = World(rank, WORKERS + 1, WORKERS, CPU, trainers, control=control)
     results: dict[str, Any] = {}
     for name, options in {**MODES, "alike": PsOptions(bucket_mb=0.02)}.items():
-        strategy = build(world, Arithmetic("fp64", CPU), options)
+        strategy = build(world, RunPrecision("fp64", CPU), options)
         if rank == WORKERS:
             strategy.serve(commands(world), make_optimizer)
             results[name] = strategy.figures()
@@ -105,7 +112,7 @@ def main(rank: int, folder: Path) -> None:
                 results[name] = train_alike(strategy, rank)
             else:
                 results[name] = train(strategy, world, slow=rank == WORKERS - 1)
-            tell_servers(world, Command(kind=Kind.STOP))
+            send_command(world, ServerCommand(kind=CommandKind.STOP))
         dist.barrier()
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpcbench.strategies import STRATEGIES
-from hpcbench.strategies.base import Strategy, World
-from hpcbench.training.precision import Arithmetic
+from hpcbench.strategies.strategy_base import Strategy
+from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.strategies.world import World
+from hpcbench.training.precision import RunPrecision
 
 CPU = torch.device("cpu")
 GPUS = (torch.device("cuda", 0), torch.device("cuda", 1))
@@ -35,7 +36,7 @@ def test_strategy_says_whether_it_has_its_devices(
     """Several GPUs are real, a CPU or one GPU in place of two is not."""
     world = World(0, 1, 1, devices[0], more_devices=devices[1:])
     entry = STRATEGIES[name]
-    strategy: Strategy = entry.load()(world, Arithmetic("fp32", CPU), entry.options())
+    strategy: Strategy = entry.load()(world, RunPrecision("fp32", CPU), entry.options())
     assert strategy.emulated is emulated
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hpcbench.strategies.partition import Part, blocks_of, cut, measure_blocks
-from hpcbench.training.models import MODELS
-from hpcbench.training.precision import Arithmetic
+from hpcbench.strategies.model_partition import ModelPart, blocks_of, measure_blocks, partition_evenly
+from hpcbench.tasks.task_registry import MODELS
+from hpcbench.training.precision import RunPrecision
 
 SIZE = 64  # pixels: the smallest at which ResNets normalise more than one value of a sample
 
@@ -48,7 +48,7 @@ def test_parts_one_after_the_other_are_the_model(name: str, stem: str | None) ->
     model = build(name, stem).eval()
     images = torch.randn(2, 3, SIZE, SIZE)
     blocks = blocks_of(model)
-    parts = [Part(blocks[: len(blocks) // 2]), Part(blocks[len(blocks) // 2 :])]
+    parts = [ModelPart(blocks[: len(blocks) // 2]), ModelPart(blocks[len(blocks) // 2 :])]
     with torch.no_grad():
         assert torch.equal(parts[1](parts[0](images)), model(images))
     names = [key for part in parts for key in part.state_dict()]
@@ -67,7 +67,7 @@ def test_no_other_cut_has_a_cheaper_most_expensive_part() -> None:
     for _ in range(50):
         costs = [draw.choice([0.1, 1.0, 2.5, 7.0]) for _ in range(draw.randint(2, 9))]
         parts = draw.randint(1, len(costs))
-        ranges = cut(costs, parts)
+        ranges = partition_evenly(costs, parts)
         assert [index for each in ranges for index in each] == list(range(len(costs)))
         assert all(ranges)
         best = min(
@@ -93,8 +93,8 @@ def test_cut_follows_measured_time_and_not_the_number_of_layers() -> None:
     """A layer that takes long is alone, however many others there are; and measuring leaves no traces."""
     model = nn.Sequential(*(nn.Linear(3, 3) for _ in range(6)), nn.BatchNorm1d(3), Slow())
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    costs = measure_blocks(blocks_of(model), torch.randn(4, 3), Arithmetic("fp32", torch.device("cpu")))
-    assert cut(costs.seconds, 2)[1] == range(7, 8)
+    costs = measure_blocks(blocks_of(model), torch.randn(4, 3), RunPrecision("fp32", torch.device("cpu")))
+    assert partition_evenly(costs.seconds, 2)[1] == range(7, 8)
     assert costs.shapes == [(3,)] * 8
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())

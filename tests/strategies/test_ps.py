@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hpcbench.config.spec import Resources, RunSpec
-from hpcbench.strategies.base import Strategy, World
-from hpcbench.strategies.commands import Command, Kind
-from hpcbench.strategies.flat import FlatModel, cut
-from hpcbench.strategies.ps_rules import refuse, shrink
-from hpcbench.training.precision import Arithmetic
+from hpcbench.strategies.ps_entry import refuse_ps, scale_down_ps
+from hpcbench.strategies.server_channel import CommandKind, FlatModel, ServerCommand, cut_vector
+from hpcbench.strategies.strategy_base import Strategy
+from hpcbench.strategies.world import World
+from hpcbench.training.precision import RunPrecision
 from tests.strategies.ps_rank import CPU, EPOCHS, MODES, STEPS, WORKERS, train_alike
 
 ROOT = Path(__file__).parents[2]
@@ -87,7 +87,7 @@ def test_bounded_mode_keeps_its_bound(bound: int, results: Results) -> None:
 
 def test_server_decays_what_a_single_process_decays(results: Results) -> None:
     """An optimizer that spares biases and normalisation spares them in the flat vector too."""
-    alone = train_alike(Strategy(World(0, 1, 1, CPU), Arithmetic("fp64", CPU), None), rank=0)
+    alone = train_alike(Strategy(World(0, 1, 1, CPU), RunPrecision("fp64", CPU), None), rank=0)
     for worker in range(WORKERS):
         for name, value in results[worker]["alike"].items():
             torch.testing.assert_close(value, alone[name], rtol=1e-10, atol=1e-12)
@@ -101,7 +101,7 @@ def test_server_decays_what_a_single_process_decays(results: Results) -> None:
 )
 def test_cutting_leaves_nothing_out(elements: int, shards: int, bucket: int, width: int) -> None:
     """Pieces cover the vector once and in order, shards are even, and no piece is longer than a bucket."""
-    shares = cut(elements, width, shards, bucket)
+    shares = cut_vector(elements, width, shards, bucket)
     pieces = [piece for share in shares for piece in share]
     assert [i for piece in pieces for i in range(piece.start, piece.stop)] == list(range(elements))
     sizes = [sum(piece.stop - piece.start for piece in share) for share in shares]
@@ -129,11 +129,13 @@ def test_flat_model_is_the_model() -> None:
     assert flat.matrices == model[0].weight.numel() + model[3].weight.numel()
 
 
-@given(lr=st.floats(0, 1e6), samples=st.integers(0, 2**40), kind=st.sampled_from(Kind))
-def test_commands_arrive_as_they_were_sent(lr: float, samples: int, kind: Kind) -> None:
+@given(lr=st.floats(0, 1e6), samples=st.integers(0, 2**40), kind=st.sampled_from(CommandKind))
+def test_commands_arrive_as_they_were_sent(lr: float, samples: int, kind: CommandKind) -> None:
     """The message holds every field exactly."""
-    command = Command(kind=kind, worker=3, lr=lr, samples=samples, elements=2**40 + 1, matrices=7, width=4)
-    assert Command.from_message(command.to_message()) == command
+    command = ServerCommand(
+        kind=kind, worker=3, lr=lr, samples=samples, elements=2**40 + 1, matrices=7, width=4
+    )
+    assert ServerCommand.from_message(command.to_message()) == command
 
 
 def _spec(device: str = "cpu", backend: str | None = "gloo", **options: Any) -> RunSpec:
@@ -163,7 +165,7 @@ def _spec(device: str = "cpu", backend: str | None = "gloo", **options: Any) -> 
 )
 def test_impossible_servers_are_refused(spec: RunSpec, reason: str) -> None:
     """The reason says what is missing or does not go together."""
-    refusal = refuse(spec)
+    refusal = refuse_ps(spec)
     assert refusal is not None
     assert reason in refusal
 
@@ -179,12 +181,12 @@ def test_impossible_servers_are_refused(spec: RunSpec, reason: str) -> None:
 )
 def test_possible_servers_are_not_refused(spec: RunSpec) -> None:
     """What can run is let through."""
-    assert refuse(spec) is None
+    assert refuse_ps(spec) is None
 
 
 def test_smoke_brings_a_gpu_server_into_memory() -> None:
     """On a machine without GPUs a scaled-down run keeps its mode and can run."""
-    small = shrink(_spec(server="gpu", servers=5, mode="async"))
+    small = scale_down_ps(_spec(server="gpu", servers=5, mode="async"))
     assert small.strategy_options["mode"] == "async"
     assert small.servers == small.strategy_options["servers"] == 2
-    assert refuse(small) is None
+    assert refuse_ps(small) is None

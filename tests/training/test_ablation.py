@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from hpcbench.records.events import ExchangeAblation, RunFinished, Steps
-from hpcbench.records.layout import RunFolder
-from hpcbench.records.reader import read_events
+from hpcbench.runs.events import ExchangeAblation, RunFinished, Steps
+from hpcbench.runs.record_reader import read_events
+from hpcbench.runs.results_folder import RunFolder
 from tests.cluster.helpers import HPCBENCH, injected
 
 PAUSE_S = 0.003  # before each all-reduce

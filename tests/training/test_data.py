@@ -8,21 +8,22 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from hpcbench.strategies.base import Batch, Seat
-from hpcbench.training.data import DATASETS, SyntheticOptions
-from hpcbench.training.data.base import Dataset, Loader
-from hpcbench.training.data.digits import read_rows
+from hpcbench.tasks.batches import Batch, LabelledDataset, RankRole, ShardLoader
+from hpcbench.tasks.in_memory_datasets import read_rows
+from hpcbench.tasks.task_registry import DATASETS, SyntheticOptions
 
 CPU = torch.device("cpu")
 
 
-def _dataset(name: str, **arguments: Any) -> Dataset:
-    dataset: Dataset = DATASETS[name].load()(device=CPU, dtype=torch.float32, **arguments)
+def _dataset(name: str, **arguments: Any) -> LabelledDataset:
+    dataset: LabelledDataset = DATASETS[name].load()(device=CPU, dtype=torch.float32, **arguments)
     return dataset
 
 
-def _loader(dataset: Dataset, shard: int, shards: int, batch_size: int, accumulation: int = 1) -> Loader:
-    return Loader(dataset, Seat(True, shard, shards), batch_size, accumulation, seed=3)
+def _loader(
+    dataset: LabelledDataset, shard: int, shards: int, batch_size: int, accumulation: int = 1
+) -> ShardLoader:
+    return ShardLoader(dataset, RankRole(True, shard, shards), batch_size, accumulation, seed=3)
 
 
 def _whole(batches: list[Batch]) -> torch.Tensor:

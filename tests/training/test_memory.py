@@ -5,9 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from hpcbench.measure.memory import resident_peak_bytes
+from hpcbench.training.measurement import resident_peak_bytes
 
-PEAK = "from hpcbench.measure.memory import resident_peak_bytes; print(resident_peak_bytes())"
+PEAK = "from hpcbench.training.measurement import resident_peak_bytes; print(resident_peak_bytes())"
 LARGE = f"""
 import subprocess, sys
 kept = bytearray(300_000_000)

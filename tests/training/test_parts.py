@@ -9,18 +9,18 @@ import torch
 from torch import nn
 
 from hpcbench.config.spec import RunSpec
-from hpcbench.measure.clock import PHASES, Clock, HostMarker
-from hpcbench.measure.environment import describe_environment
-from hpcbench.training.checksum import checksum
-from hpcbench.training.models import MODELS
-from hpcbench.training.precision import Arithmetic, LossScaler
+from hpcbench.runs.run_environment import describe_environment
+from hpcbench.tasks.task_registry import MODELS
+from hpcbench.training.loop import tensor_checksum
+from hpcbench.training.measurement import PHASES, HostTimeline, PhaseClock
+from hpcbench.training.precision import LossScaler, RunPrecision
 
 PRETENDED_STEP = {"data_wait": 0.002, "forward_backward": 0.01, "exchange": 0.005, "update": 0.001}
 
 
 def test_phases_add_up_to_the_window() -> None:
     """Whatever is done in a window is in exactly one phase."""
-    clock = Clock(HostMarker())
+    clock = PhaseClock(HostTimeline())
     clock.begin()
     for _ in range(3):
         for phase, seconds in PRETENDED_STEP.items():
@@ -37,7 +37,7 @@ def test_phases_add_up_to_the_window() -> None:
 
 def test_steps_leave_out_what_follows_the_last_one() -> None:
     """The barrier that ends a window is no part of its last step."""
-    clock = Clock(HostMarker())
+    clock = PhaseClock(HostTimeline())
     clock.begin()
     for _ in range(2):
         clock.enter("data_wait")
@@ -49,7 +49,7 @@ def test_steps_leave_out_what_follows_the_last_one() -> None:
     assert max(times.step_s) < 0.05
 
 
-class CountingMarker(HostMarker):
+class CountingMarker(HostTimeline):
     """The host's clock, with a note of when it was waited for."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class CountingMarker(HostMarker):
 def test_window_waits_for_the_device_at_its_ends_only() -> None:
     """However many steps and phases: nothing waits for the device between the first mark and the last."""
     marker = CountingMarker()
-    clock = Clock(marker)
+    clock = PhaseClock(marker)
     for _ in range(2):
         marker.calls.clear()
         clock.begin()
@@ -84,13 +84,20 @@ def test_checksum_sees_a_single_bit_and_a_swap() -> None:
     """One changed bit, two swapped values or two swapped tensors change the checksum; a copy does not."""
     weights = {"a": torch.randn(100, dtype=torch.float64), "b": torch.randn(7), "c": torch.tensor(3)}
     names = ["a", "b", "c"]
-    first = checksum(weights, names)
-    assert first == checksum({name: value.clone() for name, value in weights.items()}, names)
+    first = tensor_checksum(weights, names)
+    assert first == tensor_checksum({name: value.clone() for name, value in weights.items()}, names)
     one_bit = {**weights, "a": weights["a"].clone()}
     one_bit["a"].view(torch.int64)[5] ^= 1
     swapped = {**weights, "b": weights["b"].flip(0)}
     assert (
-        len({first, checksum(one_bit, names), checksum(swapped, names), checksum(weights, ["b", "a", "c"])})
+        len(
+            {
+                first,
+                tensor_checksum(one_bit, names),
+                tensor_checksum(swapped, names),
+                tensor_checksum(weights, ["b", "a", "c"]),
+            }
+        )
         == 4
     )
 
@@ -113,11 +120,11 @@ def test_resnet18_has_the_published_number_of_parameters() -> None:
 
 def test_initial_state_depends_on_the_seed_alone() -> None:
     """Two builds with one seed are bit-equal, whatever random numbers were drawn before."""
-    from hpcbench.training.data.digits import load
-    from hpcbench.training.train import build_model
+    from hpcbench.tasks.in_memory_datasets import load_digits
+    from hpcbench.training.training_run import build_model
 
     device = torch.device("cpu")
-    dataset = load(device=device, dtype=torch.float32)
+    dataset = load_digits(device=device, dtype=torch.float32)
     spec = RunSpec(name="n", strategy="single_gpu", seed=5)
     first = build_model(spec, dataset, device, torch.float32).state_dict()
     torch.rand(17)
@@ -127,7 +134,7 @@ def test_initial_state_depends_on_the_seed_alone() -> None:
 
 def test_scaler_skips_a_step_that_overflowed_and_lowers_its_scale() -> None:
     """A gradient that is not finite changes no weight, is counted, and halves the scale."""
-    arithmetic = Arithmetic("amp_fp16", torch.device("cpu"))
+    arithmetic = RunPrecision("amp_fp16", torch.device("cpu"))
     weight = nn.Parameter(torch.ones(3))
     optimizer = torch.optim.SGD([weight], lr=0.1)
     weight.grad = torch.tensor([1.0, float("inf"), 1.0])

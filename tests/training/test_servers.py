@@ -16,7 +16,7 @@ import pytest
 
 from hpcbench.config.placement import Placement, without_foreign
 from hpcbench.config.spec import RunSpec
-from hpcbench.records.events import (
+from hpcbench.runs.events import (
     Check,
     Epoch,
     Evaluation,
@@ -28,8 +28,8 @@ from hpcbench.records.events import (
     Steps,
     Updates,
 )
-from hpcbench.records.layout import RunFolder
-from hpcbench.records.reader import read_events
+from hpcbench.runs.record_reader import read_events
+from hpcbench.runs.results_folder import RunFolder
 
 E = TypeVar("E", bound=Event)
 WORKERS, SERVER = 2, 2  # the ranks after the workers serve

@@ -7,9 +7,7 @@ from collections.abc import Iterable
 from hpcbench.analysis.audit.evidence import Repeat
 from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
 from hpcbench.analysis.ceilings import Ceilings
-from hpcbench.analysis.figures import (
-    exchanges_after_backward,
-)
+from hpcbench.analysis.figures import exchanges_after_backward
 from hpcbench.analysis.predict_traffic import Model
 from hpcbench.config.spec import RunSpec
 from hpcbench.records.ceilings import LinkCeiling

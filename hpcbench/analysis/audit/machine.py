@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from hpcbench.analysis.audit.evidence import Comparison, Repeat, flatten, usual
 from hpcbench.analysis.audit.findings import Observation, Rule, Scope, Severity
-from hpcbench.records.events import Telemetry
+from hpcbench.runs.events import Telemetry
 
 # A run that has just ended still shows in the load, with at most one for each core.
 LOAD_PER_CORE = 1.5

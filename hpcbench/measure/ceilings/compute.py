@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpcbench.measure.ceilings.team import Team, median_by, times_that_fit
-from hpcbench.measure.clock import WindowTimes, clock_for
+from hpcbench.training.measurement import WindowTimes, clock_for
 
 B = TypeVar("B")
 ROTATING_BATCHES = 8

@@ -7,7 +7,7 @@ from itertools import permutations
 import torch
 
 from hpcbench.measure.ceilings.team import Team, median_by, times_that_fit
-from hpcbench.measure.clock import Marker, marker_for
+from hpcbench.training.measurement import Timeline, timeline_for
 
 TYPES = {
     "fp64": torch.float64, "fp32": torch.float32, "tf32": torch.float32, "amp_fp16": torch.float16,
@@ -39,7 +39,7 @@ def matrix_rate(team: Team, precision: str, at_once: int) -> float:
 
 
 def _product_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
-    marker = marker_for(device)
+    marker = timeline_for(device)
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(left)
     _multiply(marker, left, right, out, 1)
@@ -52,7 +52,7 @@ def _product_rate(device: torch.device, dtype: torch.dtype, side: int) -> float:
 
 
 def _multiply(
-    marker: Marker, left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, count: int
+    marker: Timeline, left: torch.Tensor, right: torch.Tensor, out: torch.Tensor, count: int
 ) -> float:
     began = marker.mark()
     for _ in range(count):
@@ -64,7 +64,7 @@ def _multiply(
 
 def copy_times(device: torch.device, *, pinned: bool) -> tuple[list[int], list[list[float]]]:
     """Return sizes, and for each the seconds of repeated copies from host memory to a GPU."""
-    marker = marker_for(device)
+    marker = timeline_for(device)
     host = torch.empty(COPY_SIZES[-1], dtype=torch.uint8, pin_memory=pinned)
     there = torch.empty(COPY_SIZES[-1], dtype=torch.uint8, device=device)
     seconds: list[list[float]] = [[] for _ in COPY_SIZES]

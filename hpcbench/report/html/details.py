@@ -14,10 +14,10 @@ import yaml
 from hpcbench.analysis.figures import PHASES
 from hpcbench.analysis.history import State
 from hpcbench.analysis.rows import LIFE, plain_rows
-from hpcbench.records.layout import RunFolder
 from hpcbench.report.cells import NOTHING, Row, number
 from hpcbench.report.methods import steady
 from hpcbench.report.words import Words
+from hpcbench.runs.results_folder import RunFolder
 
 LOG_BYTES = 2500
 LOG_LINES = 30

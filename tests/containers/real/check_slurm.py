@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hpcbench.records.events import Interrupted, Resumed, RunStarted
+from hpcbench.runs.events import Interrupted, Resumed, RunStarted
 from tests.containers.real.engines import Engine
 from tests.slurm.helpers import PATIENCE_S, ClusterLab, long_run
 

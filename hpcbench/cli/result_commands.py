@@ -1,0 +1,212 @@
+"""The commands that analyse results (collect, audit, compare, predict), and the summary that they and
+`submit` print at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpcbench.cli.arguments import (
+    Verbs,
+    add_json,
+    add_results_of,
+    add_settings,
+    add_verb,
+    non_negative,
+    positive_count,
+)
+from hpcbench.runs.results_folder import ResultsFolder
+
+if TYPE_CHECKING:
+    from hpcbench.analysis.audit.findings import Finding
+    from hpcbench.report.cells import Row
+    from hpcbench.report.collect import Collected
+
+
+def show_ranking(results: ResultsFolder) -> None:
+    """Print the ranked table: that of the report, where nothing has happened since it was written."""
+    if report_is_current(results):
+        from hpcbench.report.findings import read_findings
+        from hpcbench.report.terminal import read_ranking
+
+        found = read_findings(results.report / "findings.csv")
+        _print_summary(results.report, read_ranking(results.report / "ranking.csv"), found)
+    else:
+        from hpcbench.report.collect import collect
+
+        show_collected(collect([results.path]))
+
+
+def show_collected(collected: Collected) -> None:
+    """Print what a collection found, and what it could not read."""
+    from hpcbench.analysis.rows import plain_rows
+
+    for problem in collected.problems:
+        print(f"hpcbench: {problem}", file=sys.stderr)
+    _print_summary(collected.report, plain_rows(collected.ranking), collected.findings)
+
+
+def _print_summary(report: Path, rows: Sequence[Row], findings: Sequence[Finding]) -> None:
+    from hpcbench.analysis.audit.findings import Severity
+    from hpcbench.cli.terminal_tables import console
+    from hpcbench.report.findings import print_findings
+    from hpcbench.report.terminal import print_ranking
+
+    print_ranking(rows, console())
+    print_findings(findings, console(), only=Severity.ERROR)
+    print(f"hpcbench: the report, for a browser: {report / 'report.html'}", file=sys.stderr)
+
+
+def report_is_current(results: ResultsFolder) -> bool:
+    """Return whether nothing has happened since the report was written."""
+    ranking = results.report / "ranking.csv"
+    return ranking.exists() and _newest_record_ns(results) < ranking.stat().st_mtime_ns
+
+
+def _newest_record_ns(results: ResultsFolder) -> int:
+    files = [results.sweep, results.ledger]
+    for _, _, folder in results.runs():
+        files += [folder.claim(attempt) for attempt in folder.attempts()[-1:]]
+        files += [file.path for file in folder.event_files()]
+    return max((path.stat().st_mtime_ns for path in files if path.exists()), default=0)
+
+
+def add_collect(verbs: Verbs) -> None:
+    """Add the verb `collect`."""
+    parser = add_verb(verbs, "collect", _collect, "tables and plots from the records; safe while jobs run")
+    add = parser.add_argument
+    add(
+        "results",
+        nargs="+",
+        type=Path,
+        metavar="RESULTS",
+        help="results/<sweep>; the last one gets the report",
+    )
+    add(
+        "--rank-by",
+        default="throughput_samples_s",
+        metavar="COLUMN",
+        help="what decides (throughput_samples_s)",
+    )
+    add("--lang", choices=("en", "zh"), default="en", help="language of the report (en)")
+    add(
+        "--target-acc",
+        type=non_negative,
+        metavar="PCT",
+        help="time to this accuracy (99 %% of a class's best)",
+    )
+    add(
+        "--cost-per-gpu-hour",
+        type=non_negative,
+        metavar="N",
+        help="what a device costs an hour: cost per epoch",
+    )
+    add("--no-pictures", action="store_true", help="tables and page only: seconds rather than minutes")
+
+
+def _collect(given: argparse.Namespace) -> int:
+    from hpcbench.report.collect import collect
+
+    collected = collect(
+        given.results, rank_by=given.rank_by, lang=given.lang, target_pct=given.target_acc,
+        cost_per_device_hour=given.cost_per_gpu_hour, pictures=not given.no_pictures,
+    )  # fmt: skip
+    show_collected(collected)
+    return 1 if collected.failed else 0
+
+
+def add_audit(verbs: Verbs) -> None:
+    """Add the verb `audit`."""
+    parser = add_verb(verbs, "audit", _audit, "what is wrong with results, or with somebody else's table")
+    add = parser.add_argument
+    add("target", type=Path, metavar="RESULTS|TABLE", help="results/<sweep>, or a table as CSV or Markdown")
+    numbers = {
+        "samples-per-epoch": "training samples of an epoch",
+        "epochs": "epochs behind total times",
+        "eval-samples": "samples of each evaluation",
+        "ranks": "ranks that may have been counted",
+    }
+    for name, what in numbers.items():
+        add(f"--{name}", type=positive_count, metavar="N", help=f"of a table: {what}")
+    add(
+        "--column",
+        action="append",
+        default=[],
+        metavar="FIELD=NAME",
+        help="of a table: which column a quantity is; repeatable",
+    )
+    add_json(parser)
+
+
+def _audit(given: argparse.Namespace) -> int:
+    from hpcbench.analysis.audit.foreign.table import Stated
+    from hpcbench.cli.terminal_tables import console
+    from hpcbench.report.audit import audit, column_choices
+
+    stated = Stated(
+        samples_per_epoch=given.samples_per_epoch,
+        epochs=given.epochs,
+        eval_samples=given.eval_samples,
+        ranks=given.ranks,
+        columns=column_choices(given.column),
+    )
+    return audit(given.target, stated, as_json=given.json, console=console())
+
+
+def add_compare(verbs: Verbs) -> None:
+    """Add the verb `compare`."""
+    parser = add_verb(verbs, "compare", _compare, "what has changed between two results of the same runs")
+    add = parser.add_argument
+    add("old", type=Path, metavar="OLD", help="the results to compare with")
+    add("new", type=Path, metavar="NEW", help="the results that are compared; exit status 1 if any got worse")
+    add(
+        "--tolerance", type=non_negative, default=2.0, metavar="PCT",
+        help="a change up to this is none: per cent, for accuracies points (2)",
+    )  # fmt: skip
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--markdown", action="store_true", help="as Markdown")
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from hpcbench.analysis.compare import compare
+    from hpcbench.cli.terminal_tables import console
+    from hpcbench.report.compare import comparison_json, comparison_markdown, print_comparison
+
+    compared = compare(given.old, given.new, tolerance_pct=given.tolerance)
+    if given.json:
+        print(comparison_json(compared))
+    elif given.markdown:
+        print(comparison_markdown(compared), end="")
+    else:
+        print_comparison(compared, console())
+    return 1 if compared.regressions else 0
+
+
+def add_predict(verbs: Verbs) -> None:
+    """Add the verb `predict`."""
+    parser = add_verb(
+        verbs, "predict", _predict, "what the runs of a sweep should reach, from measured ceilings"
+    )
+    add = parser.add_argument
+    add("sweep", type=Path, metavar="SWEEP.yaml", help="its runs, and up to twice their ranks")
+    add_results_of(parser, "where the sweep has its results: ceilings, and what was measured")
+    add("--ceilings", type=Path, metavar="FILE", help="ceilings of another node, as probe --out writes them")
+    add_settings(parser)
+    add_json(parser)
+
+
+def _predict(given: argparse.Namespace) -> int:
+    from hpcbench.catalog import CATALOG
+    from hpcbench.cli.terminal_tables import console
+    from hpcbench.config.load import load_sweep
+    from hpcbench.launch.machine_resources import this_machine
+    from hpcbench.report.predict import predict_sweep
+
+    gpus = len(this_machine().gpus)
+    sweep = load_sweep([given.sweep], CATALOG, settings=given.settings, default_gpus_per_node=gpus)
+    return predict_sweep(sweep, given.results, given.ceilings, as_json=given.json, console=console())

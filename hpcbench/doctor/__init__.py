@@ -1,0 +1,1 @@
+"""Checks of this machine for `hpcbench doctor`, and the draft of a site profile."""

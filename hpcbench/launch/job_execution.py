@@ -1,0 +1,155 @@
+"""What a job executes: it waits for its turn on the machine, then does its runs one after the other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hpcbench.cluster.probing import probe_first
+from hpcbench.config.spec import RunSpec
+from hpcbench.errors import HpcbenchError
+from hpcbench.launch import machine_queue
+from hpcbench.launch.admission import is_oversubscribed, threads_per_rank, warnings_of
+from hpcbench.launch.machine_resources import Machine, cores_near_gpus, cores_of_ranks, this_machine
+from hpcbench.launch.node_staging import keep_staged
+from hpcbench.launch.rank_processes import RankSet, SupervisorInbox
+from hpcbench.launch.supervisor import Assignment, local_ranks, log_line, supervise
+from hpcbench.runs import ledger
+from hpcbench.runs.claim import AlreadyClaimedError, Claim, Ending, claim_next
+from hpcbench.runs.ledger import JobPlan, read_plan, run_key
+from hpcbench.runs.process_identity import write_identity
+from hpcbench.runs.results_folder import ResultsFolder, RunFolder
+from hpcbench.runs.spec_file import StoredRun, read_spec_file
+
+POLL_S = 0.2
+
+
+def run_job(plan_path: str) -> None:
+    """Do the runs of a plan. A run that fails does not end the others; a signal ends the job."""
+    inbox = SupervisorInbox()
+    inbox.listen()
+    plan = read_plan(Path(plan_path))
+    write_identity(plan.folder.owner)
+    environment = submitter_environment(os.environ, plan.visible_devices)
+    work = JobExecution(plan=plan, machine=this_machine(environment), environment=environment, inbox=inbox)
+    with machine_queue.wait_for_turn(
+        plan.job_id,
+        Path(plan.results),
+        shared=plan.shared and not work.wants_all_cores(),
+        folder=machine_queue.queue_folder(),
+        stopped=inbox.stopped,
+    ):
+        if plan.nodes > 1:
+            run_on_allocation(plan, inbox)
+            return
+        with keep_staged(Path(plan.results), plan.runs, inbox.stopped):
+            probe_first(work, plan.runs)
+            for name, repeat in plan.runs:
+                if inbox.stopped():
+                    log_line(f"stopped by {inbox.stopped_by}")
+                    break
+                work.do(name, repeat)
+
+
+def run_on_allocation(plan: JobPlan, inbox: SupervisorInbox) -> None:
+    """Do the runs on several nodes of the allocation around this process, with a supervisor on each."""
+    process = subprocess.Popen(
+        [
+            "srun", "--overlap", f"--nodes={plan.nodes}", f"--ntasks={plan.nodes}", "--ntasks-per-node=1",
+            "--cpu-bind=none", "--kill-on-bad-exit=1", "--unbuffered",
+            sys.executable, "-u", "-m", "hpcbench.launch.slurm.slurm_node", str(plan.folder.plan),
+        ],
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    told = False
+    while process.poll() is None:
+        if inbox.stopped() and not told:
+            told = True
+            process.send_signal(signal.SIGTERM)  # srun passes it on to every node
+        time.sleep(POLL_S)
+
+
+def submitter_environment(environment: Mapping[str, str], visible_devices: str | None) -> dict[str, str]:
+    """Undo what submitit has changed: its own variables, and the GPUs that it hides."""
+    hidden = ("SUBMITIT_", "CUDA_VISIBLE_DEVICES")
+    kept = {key: value for key, value in environment.items() if not key.startswith(hidden)}
+    return kept if visible_devices is None else kept | {"CUDA_VISIBLE_DEVICES": visible_devices}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobExecution:
+    """A job that has its turn."""
+
+    plan: JobPlan
+    machine: Machine
+    environment: dict[str, str]
+    inbox: SupervisorInbox
+    failed: list[str] = field(default_factory=list)
+
+    @property
+    def job_id(self) -> str:
+        """How the ledger names this job."""
+        return self.plan.job_id
+
+    def wants_all_cores(self) -> bool:
+        """Return whether a run has more processes than there are cores: such a run goes alone."""
+        results = ResultsFolder(Path(self.plan.results))
+        specs = (read_spec_file(results.run(name, repeat)).spec for name, repeat in self.plan.runs)
+        return any(is_oversubscribed(spec, self.machine) for spec in specs)
+
+    def do(self, name: str, repeat: int) -> None:
+        """Do a run, unless somebody else has it."""
+        results = ResultsFolder(Path(self.plan.results))
+        folder, key = results.run(name, repeat), run_key(name, repeat)
+        began = time.monotonic()
+        try:
+            stored = read_spec_file(folder)
+            claim = self.claim(folder, stored.spec)
+            entry = ledger.AttemptClaimed(
+                job_id=claim.job_id, run=key, run_id=stored.spec.run_id, attempt=claim.attempt
+            )
+            ledger.append_entry(results.ledger, entry)
+            task = self.assignment(stored, claim)
+            ending = supervise(task, self.inbox, self.ranks(task))
+        except AlreadyClaimedError as error:
+            log_line(f"{key}: left out: {error}")
+        except (HpcbenchError, OSError) as error:
+            # A full disk, a folder that somebody has removed: the other runs may still be possible.
+            log_line(f"{key}: could not be done: {error}")
+            self.failed.append(key)
+        else:
+            log_line(f"{key}: {_describe_ending(ending)} after {time.monotonic() - began:.1f} s")
+            if ending.state == "failed":
+                self.failed.append(key)
+
+    def claim(self, folder: RunFolder, spec: RunSpec) -> Claim:
+        """Claim the next attempt at a run; raises AlreadyClaimedError."""
+        return claim_next(folder, spec, self.job_id, silent=self.plan.presume_silent_dead)
+
+    def ranks(self, task: Assignment) -> RankSet:
+        """Return who starts the ranks of a run."""
+        return local_ranks(task, self.inbox.messages.put)
+
+    def assignment(self, stored: StoredRun, claim: Claim) -> Assignment:
+        """Return what the ranks of a claimed run are given."""
+        threads = threads_per_rank(self.machine, stored.cores_shared_by)
+        near = () if self.plan.shared else cores_near_gpus(self.environment.get("CUDA_VISIBLE_DEVICES"))
+        return Assignment(
+            spec=stored.spec,
+            claim=claim,
+            threads=threads,
+            cores=cores_of_ranks(stored.spec, near, threads),
+            data=stored.data,
+            warnings=warnings_of(stored.spec, self.machine, shared=self.plan.shared),
+            environment=self.environment,
+        )
+
+
+def _describe_ending(ending: Ending) -> str:
+    return f"{ending.state}: {ending.reason}" if ending.reason else ending.state

@@ -1,0 +1,221 @@
+"""`hpcbench run`: one run in the foreground on this machine, or this process as one rank of a launch by
+torchrun or srun.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpcbench.config.catalog import Catalog
+from hpcbench.config.data import locate_data
+from hpcbench.config.load import load_run
+from hpcbench.config.placement import TORCHRUN, VARIABLE, Placement, without_foreign
+from hpcbench.config.spec import RunSpec
+from hpcbench.errors import HpcbenchError, InputError
+from hpcbench.launch.admission import devices_sharing_cores, obstacle_to_run, threads_per_rank, warnings_of
+from hpcbench.launch.jobs import Jobs
+from hpcbench.launch.machine_queue import is_machine_busy
+from hpcbench.launch.machine_resources import Machine, cores_near_gpus, cores_of_ranks, this_machine
+from hpcbench.launch.rank_processes import SupervisorInbox
+from hpcbench.launch.run_status import RunStatus, run_status
+from hpcbench.launch.supervisor import Assignment, supervise, thread_environment
+from hpcbench.runs.claim import Claim, claim_next, latest_claim
+from hpcbench.runs.ledger import new_job_id
+from hpcbench.runs.record_reader import is_finished
+from hpcbench.runs.results_folder import RunFolder
+from hpcbench.runs.spec_file import StoredRun, read_spec_json
+
+CLAIM_WAIT_S = 120.0
+POLL_S = 0.05
+SRUN_VARIABLES = (
+    "SLURM_STEP_ID",
+    "SLURM_JOB_ID",
+    "SLURM_PROCID",
+    "SLURM_NTASKS",
+    "SLURM_LOCALID",
+    "SLURM_NODEID",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchedRank:
+    """A rank's place as its launcher tells it; `launch` names this one start of all ranks."""
+
+    launch: str
+    rank: int
+    processes: int
+    local_rank: int
+    node: int
+    nodes: int
+
+
+def find_launched_rank(environment: Mapping[str, str], spec: RunSpec) -> LaunchedRank | None:
+    """Return this process's place in a launch around us; None where it has to start its own ranks.
+
+    Raises InputError where torchrun has started another number of ranks than the run has.
+    """
+    if all(name in environment for name in TORCHRUN):
+        return _launched_by_torchrun(environment, spec)
+    if all(name in environment for name in SRUN_VARIABLES):
+        # A step of another size is not about us: it is how somebody started one hpcbench on a node.
+        matches = spec.processes > 1 and int(environment["SLURM_NTASKS"]) == spec.processes
+        return _launched_by_srun(environment) if matches else None
+    return None
+
+
+def _launched_by_torchrun(environment: Mapping[str, str], spec: RunSpec) -> LaunchedRank:
+    processes = int(environment["WORLD_SIZE"])
+    if processes != spec.processes:
+        raise InputError(
+            f"torchrun has started {processes} processes, and the run has {spec.processes}: "
+            "say --ranks, or start as many"
+        )
+    local = int(environment.get("LOCAL_WORLD_SIZE", processes))
+    identity = (environment.get(name, "") for name in ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"))
+    restart = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return LaunchedRank(
+        launch=f"torchrun-{'-'.join(identity)}-{restart}",
+        rank=int(environment["RANK"]),
+        processes=processes,
+        local_rank=int(environment["LOCAL_RANK"]),
+        node=int(environment.get("GROUP_RANK", "0")),
+        nodes=-(-processes // local),
+    )
+
+
+def _launched_by_srun(environment: Mapping[str, str]) -> LaunchedRank:
+    restart = environment.get("SLURM_RESTART_COUNT", "0")
+    return LaunchedRank(
+        launch=f"srun-{environment['SLURM_JOB_ID']}.{environment['SLURM_STEP_ID']}-{restart}",
+        rank=int(environment["SLURM_PROCID"]),
+        processes=int(environment["SLURM_NTASKS"]),
+        local_rank=int(environment["SLURM_LOCALID"]),
+        node=int(environment["SLURM_NODEID"]),
+        nodes=int(environment.get("SLURM_STEP_NUM_NODES", "1")),
+    )
+
+
+def join_launch(seat: LaunchedRank, folder: RunFolder, stored: StoredRun, threads: int) -> Placement:
+    """Join the launch: rank 0 claims the next attempt, the others wait for it."""
+    if seat.rank == 0:
+        stored.write(folder)
+        claim = claim_next(folder, stored.spec, seat.launch)
+    else:
+        claim = _wait_for_claim(seat, folder)
+    return Placement(
+        run_folder=str(folder.path),
+        attempt=claim.attempt,
+        rank=seat.rank,
+        processes=seat.processes,
+        local_rank=seat.local_rank,
+        node=seat.node,
+        nodes=seat.nodes,
+        address="127.0.0.1" if seat.nodes == 1 else claim.owner.host,
+        threads=threads,
+        data=stored.data,
+        process_start_ns=time.time_ns(),
+    )
+
+
+def _wait_for_claim(seat: LaunchedRank, folder: RunFolder) -> Claim:
+    deadline = time.monotonic() + CLAIM_WAIT_S
+    while time.monotonic() < deadline:
+        claim = latest_claim(folder)
+        if claim is not None and claim.job_id == seat.launch:
+            return claim
+        time.sleep(POLL_S)
+    raise HpcbenchError(
+        f"rank 0 has not claimed {folder.path} within {CLAIM_WAIT_S:.0f} s: did it fail to start?"
+    )
+
+
+def exec_worker(placement: Placement | None, thread_variables: Mapping[str, str]) -> None:
+    """Turn this process into a rank; does not return. None: a supervisor has placed it already."""
+    environment = dict(os.environ)
+    if placement is not None:
+        environment = {**without_foreign(environment), **thread_variables, **placement.to_environment()}
+    assert VARIABLE in environment
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, "-m", "hpcbench.training.worker"], environment)
+
+
+def run_here(
+    file: Path | None, settings: Sequence[str], out: Path, catalog: Catalog, *, data_root: str | None
+) -> int:
+    """Do a run in the foreground, or this process's part of it; returns the exit status."""
+    if VARIABLE in os.environ:
+        exec_worker(None, {})
+    machine = this_machine()
+    spec = load_run(file, catalog, settings=settings, default_gpus_per_node=len(machine.gpus))
+    data = locate_data([], [spec.dataset], catalog, data_root, smoke=spec.smoke)
+    folder = RunFolder(out.absolute())
+    _refuse_other_run(folder, spec)
+    shares = devices_sharing_cores([spec])[spec.device]
+    stored = StoredRun(spec=spec, data=data.get(spec.dataset), cores_shared_by=shares)
+    threads = threads_per_rank(machine, shares)
+    seat = find_launched_rank(os.environ, spec)
+    if seat is not None:
+        _refuse_container(spec)
+        exec_worker(join_launch(seat, folder, stored, threads), thread_environment(threads))
+    before = latest_claim(folder)
+    if before is not None and is_finished(folder, before.attempt, spec.processes):
+        print(f"{spec.name}: done already, in {out}")
+        return 0
+    obstacle = obstacle_to_run(spec, machine, catalog, data)
+    if obstacle:
+        raise InputError(f"{spec.name}: it can't run here: {obstacle}")
+    return _report_status(_run_supervised(folder, stored, machine, threads), out)
+
+
+def _refuse_container(spec: RunSpec) -> None:
+    if spec.container.runtime != "none":
+        raise InputError(
+            f"container {spec.container.runtime}: torchrun or srun has started this rank, "
+            "and it can't go into an image any more: start the whole launch in the image, "
+            "with container: none"
+        )
+
+
+def _refuse_other_run(folder: RunFolder, spec: RunSpec) -> None:
+    if folder.spec.exists() and read_spec_json(folder)["run_id"] != spec.run_id:
+        raise InputError(f"--out {folder.path}: another run has its records there. Say another folder")
+
+
+def _run_supervised(folder: RunFolder, stored: StoredRun, machine: Machine, threads: int) -> RunStatus:
+    inbox = SupervisorInbox()
+    inbox.listen()
+    stored.write(folder)
+    spec = stored.spec
+    shared = is_machine_busy()
+    if shared:
+        print("hpcbench: a job is running on this machine: both will be slower", file=sys.stderr)
+    near = () if shared else cores_near_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    task = Assignment(
+        spec=spec,
+        claim=claim_next(folder, spec, f"run-{new_job_id()}"),
+        threads=threads,
+        cores=cores_of_ranks(spec, near, threads),
+        data=stored.data,
+        warnings=warnings_of(spec, machine, shared=shared),
+        environment=dict(os.environ),
+    )
+    supervise(task, inbox)
+    return run_status(spec.name, spec.repeat, folder, Jobs(), [])
+
+
+def _report_status(status: RunStatus, out: Path) -> int:
+    if status.state == "done":
+        limit = f" (out of {status.limit}, which is a result)" if status.limit else ""
+        print(f"{status.name}: done in {status.wall_s or 0:.1f} s{limit}, records in {out}")
+        return 0
+    for line in status.last_lines:
+        print(f"    {line}", file=sys.stderr)
+    print(f"hpcbench: {status.name}: {status.state}: {status.reason}", file=sys.stderr)
+    return 128 + signal.SIGINT if status.state == "interrupted" else 1

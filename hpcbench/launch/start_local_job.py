@@ -1,0 +1,32 @@
+"""Starts a local job through submitit in a session of its own:
+
+`python -m hpcbench.launch.start_local_job PLAN`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import submitit
+
+from hpcbench.launch.job_execution import run_job
+from hpcbench.runs.ledger import read_plan
+from hpcbench.runs.process_identity import write_identity
+
+# submitit ends a local job after this long, and counts the time in the machine's queue, which nobody can
+# know. The limits of the runs are the supervisor's business.
+JOB_TIMEOUT_MIN = 365 * 24 * 60
+
+
+def main(plan_path: str) -> None:
+    """Submit, note who executes it, and leave: the job outlives this process."""
+    plan = read_plan(Path(plan_path))
+    executor = submitit.LocalExecutor(folder=plan.folder.path / "submitit")
+    executor.update_parameters(timeout_min=JOB_TIMEOUT_MIN)
+    job = executor.submit(run_job, plan_path)
+    write_identity(plan.folder.controller, int(job.job_id))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
