@@ -198,13 +198,14 @@ def add_probe(verbs: Verbs) -> None:
 
 def _probe(given: argparse.Namespace) -> int:
     from hpcbench.catalog import CATALOG
-    from hpcbench.cluster.probe import Wanted, probe
+    from hpcbench.cli.ceiling_output import run_probe_command
+    from hpcbench.launch.ceiling_probing import ProbeRequest
 
-    wanted = Wanted(
+    wanted = ProbeRequest(
         sweep=given.sweep, settings=named_settings(given), results=given.results, out=given.out,
         data=given.data, json=given.json,
     )  # fmt: skip
-    return probe(wanted, CATALOG)
+    return run_probe_command(wanted, CATALOG)
 
 
 def add_data(verbs: Verbs) -> None:

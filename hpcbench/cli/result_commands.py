@@ -22,7 +22,7 @@ from hpcbench.cli.arguments import (
 from hpcbench.runs.results_folder import ResultsFolder
 
 if TYPE_CHECKING:
-    from hpcbench.analysis.audit.findings import Finding
+    from hpcbench.audit.audit_findings import Finding
     from hpcbench.report.cells import Row
     from hpcbench.report.collect import Collected
 
@@ -43,7 +43,7 @@ def show_ranking(results: ResultsFolder) -> None:
 
 def show_collected(collected: Collected) -> None:
     """Print what a collection found, and what it could not read."""
-    from hpcbench.analysis.rows import plain_rows
+    from hpcbench.analysis.result_rows import plain_rows
 
     for problem in collected.problems:
         print(f"hpcbench: {problem}", file=sys.stderr)
@@ -51,7 +51,7 @@ def show_collected(collected: Collected) -> None:
 
 
 def _print_summary(report: Path, rows: Sequence[Row], findings: Sequence[Finding]) -> None:
-    from hpcbench.analysis.audit.findings import Severity
+    from hpcbench.audit.audit_findings import Severity
     from hpcbench.cli.terminal_tables import console
     from hpcbench.report.findings import print_findings
     from hpcbench.report.terminal import print_ranking
@@ -143,11 +143,11 @@ def add_audit(verbs: Verbs) -> None:
 
 
 def _audit(given: argparse.Namespace) -> int:
-    from hpcbench.analysis.audit.foreign.table import Stated
+    from hpcbench.audit.tables.foreign_table import StatedFacts
     from hpcbench.cli.terminal_tables import console
     from hpcbench.report.audit import audit, column_choices
 
-    stated = Stated(
+    stated = StatedFacts(
         samples_per_epoch=given.samples_per_epoch,
         epochs=given.epochs,
         eval_samples=given.eval_samples,
@@ -173,11 +173,11 @@ def add_compare(verbs: Verbs) -> None:
 
 
 def _compare(given: argparse.Namespace) -> int:
-    from hpcbench.analysis.compare import compare
+    from hpcbench.analysis.result_comparison import compare_results
     from hpcbench.cli.terminal_tables import console
     from hpcbench.report.compare import comparison_json, comparison_markdown, print_comparison
 
-    compared = compare(given.old, given.new, tolerance_pct=given.tolerance)
+    compared = compare_results(given.old, given.new, tolerance_pct=given.tolerance)
     if given.json:
         print(comparison_json(compared))
     elif given.markdown:
@@ -202,10 +202,10 @@ def add_predict(verbs: Verbs) -> None:
 
 def _predict(given: argparse.Namespace) -> int:
     from hpcbench.catalog import CATALOG
+    from hpcbench.cli.ceiling_output import predict_sweep
     from hpcbench.cli.terminal_tables import console
     from hpcbench.config.load import load_sweep
     from hpcbench.launch.machine_resources import this_machine
-    from hpcbench.report.predict import predict_sweep
 
     gpus = len(this_machine().gpus)
     sweep = load_sweep([given.sweep], CATALOG, settings=given.settings, default_gpus_per_node=gpus)

@@ -82,9 +82,7 @@ def _data_obstacle(spec: RunSpec, catalog: Catalog, data: Mapping[str, str]) -> 
 
 @cache
 def _data_problem(name: str, folder: str, corrupt: str | None) -> str | None:
-    from hpcbench.tasks.data_check import (
-        find_data_problem,  # numpy: sweeps without files need not wait for it
-    )
+    from hpcbench.tasks.data_check import find_data_problem
 
     return find_data_problem(name, folder, {"corrupt": corrupt})
 
@@ -92,9 +90,7 @@ def _data_problem(name: str, folder: str, corrupt: str | None) -> str | None:
 def _container_obstacle(spec: RunSpec, data: Mapping[str, str]) -> str | None:
     if spec.container.runtime == "none":
         return None
-    from hpcbench.launch.containers.rank_containers import (
-        container_obstacle,  # numpy and more, which others need not wait for
-    )
+    from hpcbench.launch.containers.rank_containers import container_obstacle
 
     return container_obstacle(spec, data.get(spec.dataset))
 

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpcbench.cluster.probing import probe_first
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import HpcbenchError
 from hpcbench.launch import machine_queue
 from hpcbench.launch.admission import is_oversubscribed, threads_per_rank, warnings_of
+from hpcbench.launch.ceiling_probing import measure_before_first_run
 from hpcbench.launch.machine_resources import Machine, cores_near_gpus, cores_of_ranks, this_machine
 from hpcbench.launch.node_staging import keep_staged
 from hpcbench.launch.rank_processes import RankSet, SupervisorInbox
@@ -49,7 +49,7 @@ def run_job(plan_path: str) -> None:
             run_on_allocation(plan, inbox)
             return
         with keep_staged(Path(plan.results), plan.runs, inbox.stopped):
-            probe_first(work, plan.runs)
+            measure_before_first_run(work, plan.runs)
             for name, repeat in plan.runs:
                 if inbox.stopped():
                     log_line(f"stopped by {inbox.stopped_by}")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hpcbench.analysis.audit.evidence import evidence
-from hpcbench.analysis.audit.findings import Finding, Severity
-from hpcbench.analysis.audit.foreign.columns import CAN_ASK
-from hpcbench.analysis.audit.foreign.table import Stated, read_tables
-from hpcbench.analysis.audit.judge import audit_table, in_order, rank_audited
-from hpcbench.analysis.load import load, results_folder
+from hpcbench.analysis.results_loading import load_results, require_results_folder
+from hpcbench.audit.audit_findings import Finding, Severity
+from hpcbench.audit.evidence import collect_evidence
+from hpcbench.audit.judge import audit_table, rank_audited, sort_findings
+from hpcbench.audit.tables.foreign_table import StatedFacts, read_tables
+from hpcbench.audit.tables.table_headers import SELECTABLE_FIELDS
 from hpcbench.config.spec import Group
 from hpcbench.errors import input_error
 from hpcbench.report.findings import findings_json, print_findings
@@ -23,10 +23,10 @@ from hpcbench.report.limits import MODEL_BLOCKS
 ONLY_TABLES = "--samples-per-epoch, --epochs, --eval-samples, --ranks and --column are for tables"
 
 
-def audit(target: Path, stated: Stated, *, as_json: bool, console: Console) -> int:
+def audit(target: Path, stated: StatedFacts, *, as_json: bool, console: Console) -> int:
     """Print what is wrong; returns 1 if anything is an error. Raises InputError for what cannot be judged."""
     if target.is_dir():
-        if stated != Stated():
+        if stated != StatedFacts():
             raise input_error(f"{target} holds records, which say themselves what they are", hint=ONLY_TABLES)
         findings, remarks = audit_results(target)
     else:
@@ -42,18 +42,18 @@ def audit(target: Path, stated: Stated, *, as_json: bool, console: Console) -> i
 
 def audit_results(folder: Path) -> tuple[list[Finding], list[str]]:
     """Judge a results folder; returns findings and what was wrong with the records themselves."""
-    groups: Sequence[Group] = read_groups(results_folder(folder).sweep)
-    loaded = load([folder], blocks=MODEL_BLOCKS)
-    _, findings = rank_audited(loaded.runs, evidence(loaded, groups), rank_by="throughput_samples_s")
+    groups: Sequence[Group] = read_groups(require_results_folder(folder).sweep)
+    loaded = load_results([folder], blocks=MODEL_BLOCKS)
+    _, findings = rank_audited(loaded.runs, collect_evidence(loaded, groups), rank_by="throughput_samples_s")
     return findings, loaded.problems
 
 
-def audit_file(path: Path, stated: Stated) -> tuple[list[Finding], list[str]]:
+def audit_file(path: Path, stated: StatedFacts) -> tuple[list[Finding], list[str]]:
     """Judge a table; returns findings and what could not be judged, or was taken for granted."""
     tables = read_tables(path, stated)
     findings = [finding for table in tables for finding in audit_table(table)]
     remarks = [f"{path}: {remark}" for table in tables for remark in table.remarks]
-    return in_order(findings), list(dict.fromkeys(remarks))
+    return sort_findings(findings), list(dict.fromkeys(remarks))
 
 
 def column_choices(settings: Sequence[str]) -> dict[str, str]:
@@ -64,7 +64,7 @@ def column_choices(settings: Sequence[str]) -> dict[str, str]:
         if not equals or not name.strip() or not field.strip():
             raise input_error(
                 "not a choice of a column", key="--column", found=setting,
-                allowed=f"FIELD=NAME, where FIELD is one of {', '.join(CAN_ASK)}",
+                allowed=f"FIELD=NAME, where FIELD is one of {', '.join(SELECTABLE_FIELDS)}",
             )  # fmt: skip
         chosen[field.strip()] = name.strip()
     return chosen

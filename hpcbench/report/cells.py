@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from hpcbench.analysis.audit.findings import Severity
-from hpcbench.analysis.audit.rules import RULES
+from hpcbench.audit.audit_findings import Severity
+from hpcbench.audit.rule_table import ALL_RULES
 from hpcbench.catalog import CATALOG
 from hpcbench.report.words import Words
 
@@ -19,7 +19,7 @@ Row = dict[str, Any]
 NOTHING = "–"
 MARK = "✗"  # instead of a rank: an error was found
 
-SEVERITIES = {rule.code: rule.severity for rule in RULES}
+SEVERITIES = {rule.code: rule.severity for rule in ALL_RULES}
 
 
 @dataclass(frozen=True, kw_only=True)

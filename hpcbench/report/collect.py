@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from hpcbench.analysis.audit.evidence import evidence
-from hpcbench.analysis.audit.findings import Finding
-from hpcbench.analysis.audit.judge import rank_audited
-from hpcbench.analysis.history import State
-from hpcbench.analysis.limits import standings
-from hpcbench.analysis.load import Loaded, load, results_folder
-from hpcbench.analysis.ranking import by_block, check_rank_by
-from hpcbench.analysis.reading import collection_off
-from hpcbench.analysis.rows import plain_rows
+from hpcbench.analysis.digest_reading import garbage_collection_off
+from hpcbench.analysis.limit_analysis import compare_with_predictions
+from hpcbench.analysis.ranking import check_rank_by, values_by_block
+from hpcbench.analysis.result_rows import plain_rows
+from hpcbench.analysis.results_loading import LoadedResults, load_results, require_results_folder
+from hpcbench.analysis.run_history import RecordedState
+from hpcbench.audit.audit_findings import Finding
+from hpcbench.audit.evidence import collect_evidence
+from hpcbench.audit.judge import rank_audited
 from hpcbench.config.spec import Group
 from hpcbench.errors import InputError, input_error
 from hpcbench.report.draw import draw_all, remove_others
@@ -67,15 +67,15 @@ def collect(
         raise input_error("no results folder to collect", allowed="one or more of results/<sweep>")
     check_rank_by(rank_by)
     spoken = words(lang)
-    sources = [results_folder(path) for path in folders]
-    with report_folder(sources[-1].report) as report, collection_off():
-        loaded = load(folders, blocks=MODEL_BLOCKS, cache=known(report))
-        reached = standings(loaded)
+    sources = [require_results_folder(path) for path in folders]
+    with report_folder(sources[-1].report) as report, garbage_collection_off():
+        loaded = load_results(folders, blocks=MODEL_BLOCKS, cache=known(report))
+        reached = compare_with_predictions(loaded)
         problems = list(loaded.problems)
         groups = _groups(sources, problems)
         binding = {name: each.limit.value for name, each in reached.items() if each.limit}
         ranking, findings = rank_audited(
-            loaded.runs, evidence(loaded, groups), rank_by=rank_by, limits=binding
+            loaded.runs, collect_evidence(loaded, groups), rank_by=rank_by, limits=binding
         )
         rows = with_extras(
             plain_rows(ranking.frame), loaded, target_pct=target_pct,
@@ -88,7 +88,7 @@ def collect(
             draw_all(plots, found, rows, sweeps, spoken, problems) if pictures else remove_others(plots, [])
         )
         _write_frames(report, loaded)
-        values = by_block(loaded.runs, rank_by)
+        values = values_by_block(loaded.runs, rank_by)
         content = Content(
             loaded=loaded, ranking=ranking, rows=rows, scenes=found, findings=findings, problems=problems,
             incomplete=incomplete(loaded.runs, spoken), studies=study_tables(rows, loaded, spoken),
@@ -126,7 +126,10 @@ def _write_texts(report: Path, content: Content, drawn: list[Pictures], spoken: 
 
 
 def _failed(runs: pd.DataFrame) -> int:
-    broken = runs["state"].isin([State.FAILED.value, State.UNREADABLE.value]) & runs["limit"].isna()
+    broken = (
+        runs["state"].isin([RecordedState.FAILED.value, RecordedState.UNREADABLE.value])
+        & runs["limit"].isna()
+    )
     return int(broken.sum())
 
 
@@ -140,7 +143,7 @@ def _groups(folders: Sequence[ResultsFolder], problems: list[str]) -> list[Group
     return groups
 
 
-def _write_frames(report: Path, loaded: Loaded) -> None:
+def _write_frames(report: Path, loaded: LoadedResults) -> None:
     replace_file(report / "runs.parquet", lambda path: loaded.runs.to_parquet(path, index=False))
     replace_file(report / "epochs.parquet", lambda path: loaded.epochs.to_parquet(path, index=False))
     keep(report, loaded)

@@ -9,21 +9,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hpcbench.analysis.compare import Change, Compared, Verdict
+from hpcbench.analysis.result_comparison import ChangeVerdict, FigureChange, ResultComparison
 from hpcbench.report.cells import NOTHING, number
 from hpcbench.report.text import encodable, escape
 
 HEADS = ("experiment", "figure", "old", "new", "change", "95 % interval", "p", "n", "verdict")
-STYLES = {Verdict.REGRESSION: "bold red", Verdict.LOST: "bold red", Verdict.IMPROVEMENT: "green"}
+STYLES = {
+    ChangeVerdict.REGRESSION: "bold red",
+    ChangeVerdict.LOST: "bold red",
+    ChangeVerdict.IMPROVEMENT: "green",
+}
 POINTS = ("final_acc_pct",)
 
 
-def comparison_json(compared: Compared) -> str:
+def comparison_json(compared: ResultComparison) -> str:
     """Return what `compare --json` prints."""
     return json.dumps(compared.to_json(), ensure_ascii=False, indent=2)
 
 
-def comparison_markdown(compared: Compared) -> str:
+def comparison_markdown(compared: ResultComparison) -> str:
     """Return the comparison as Markdown."""
     lines = [
         HEADS,
@@ -35,7 +39,7 @@ def comparison_markdown(compared: Compared) -> str:
     return "\n".join([table, f"**{escape(summary(compared))}**\n", *([f"{told}\n"] if told else [])])
 
 
-def print_comparison(compared: Compared, console: Console) -> None:
+def print_comparison(compared: ResultComparison, console: Console) -> None:
     """Print the comparison; the worst stands out."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, head in enumerate(HEADS):
@@ -50,19 +54,19 @@ def print_comparison(compared: Compared, console: Console) -> None:
     console.print(Text(encodable(summary(compared), console), style="bold"), soft_wrap=True)
 
 
-def summary(compared: Compared) -> str:
+def summary(compared: ResultComparison) -> str:
     """Say in a sentence how the comparison ends."""
     if not compared.changes:
         return "The two results have no finished run in common."
     if compared.regressions:
         names = list(dict.fromkeys(each.experiment for each in compared.regressions))
         return f"Worse than before, beyond {compared.tolerance_pct:g} %: {', '.join(names)}."
-    untested = sum(each.verdict is Verdict.UNTESTED for each in compared.changes)
+    untested = sum(each.verdict is ChangeVerdict.UNTESTED for each in compared.changes)
     rest = f" {untested} figures have fewer than 3 repeats and were not tested." if untested else ""
     return f"No regression beyond {compared.tolerance_pct:g} % is supported.{rest}"
 
 
-def _remarks(compared: Compared) -> list[str]:
+def _remarks(compared: ResultComparison) -> list[str]:
     lines = [f"The machines are not alike, so a change may be theirs: {note}" for note in compared.notes]
     for which, names in (("old", compared.only_old), ("new", compared.only_new)):
         if names:
@@ -70,7 +74,7 @@ def _remarks(compared: Compared) -> list[str]:
     return lines
 
 
-def _cells(change: Change) -> tuple[str, ...]:
+def _cells(change: FigureChange) -> tuple[str, ...]:
     unit = "" if change.column in POINTS else " %"
     interval = (
         NOTHING

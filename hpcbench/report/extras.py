@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from hpcbench.analysis.history import State
-from hpcbench.analysis.limits import Standing
-from hpcbench.analysis.load import Loaded
-from hpcbench.analysis.scaling import speed_ups
-from hpcbench.analysis.target import targets, times_to_accuracy
+from hpcbench.analysis.derived_columns import speed_ups, target_accuracies, times_to_accuracy
+from hpcbench.analysis.limit_analysis import MeasuredVsPredicted
+from hpcbench.analysis.results_loading import LoadedResults
+from hpcbench.analysis.run_history import RecordedState
 from hpcbench.report.cells import Row
 from hpcbench.report.limits import limit_columns
 
@@ -21,18 +20,18 @@ MEANS = ("step_p50_s", "step_p90_s", "step_p99_s", "slowest_rank_ratio", "joules
 
 def with_extras(
     rows: Sequence[Row],
-    loaded: Loaded,
+    loaded: LoadedResults,
     *,
     target_pct: float | None = None,
     cost_per_device_hour: float | None = None,
-    standings: Mapping[str, Standing] | None = None,
+    standings: Mapping[str, MeasuredVsPredicted] | None = None,
 ) -> list[Row]:
     """Return the rows with further columns: scaling, time to accuracy, cost, limits, `folder`.
 
     `folder` is empty unless results of several folders are merged.
     """
     scaled = speed_ups(rows)
-    reached = times_to_accuracy(loaded.runs, loaded.epochs, targets(loaded.runs, target_pct))
+    reached = times_to_accuracy(loaded.runs, loaded.epochs, target_accuracies(loaded.runs, target_pct))
     told = _folders(loaded)
     beside = _means(loaded)
     return [
@@ -51,9 +50,9 @@ def with_extras(
     ]
 
 
-def _means(loaded: Loaded) -> dict[str, Row]:
+def _means(loaded: LoadedResults) -> dict[str, Row]:
     """Return the means over finished repeats of figures that the ranking does not have."""
-    done = loaded.runs[loaded.runs["state"] == State.FINISHED.value]
+    done = loaded.runs[loaded.runs["state"] == RecordedState.FINISHED.value]
     means = done.groupby("experiment")[list(MEANS)].mean()
     return {
         str(name): {str(column): None if pd.isna(value) else float(value) for column, value in row.items()}
@@ -61,7 +60,7 @@ def _means(loaded: Loaded) -> dict[str, Row]:
     }
 
 
-def _folders(loaded: Loaded) -> dict[str, str]:
+def _folders(loaded: LoadedResults) -> dict[str, str]:
     """Return which results each experiment is from, by the shortest ends of paths that differ."""
     places = [block.rpartition("/")[0] for block in loaded.runs["block"]]
     distinct = [Path(place).parts for place in dict.fromkeys(places)]

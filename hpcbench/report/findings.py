@@ -13,8 +13,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from hpcbench.analysis.audit.findings import Finding, Scope, Severity
-from hpcbench.analysis.audit.rules import RULES
+from hpcbench.audit.audit_findings import Finding, FindingScope, Severity
+from hpcbench.audit.rule_table import ALL_RULES
 from hpcbench.report.text import encodable, escape
 from hpcbench.report.words import Words
 from hpcbench.report.words_en import ENGLISH
@@ -50,7 +50,7 @@ def read_findings(path: Path) -> list[Finding]:
         Finding(
             code=line["code"],
             severity=Severity(line["severity"]),
-            scope=Scope(line["scope"]),
+            scope=FindingScope(line["scope"]),
             rows=(line["rows"],) if line["rows"] else (),
             message=line["message"],
             figures=json.loads(line["figures"]),
@@ -82,7 +82,7 @@ def print_findings(findings: Sequence[Finding], console: Console, *, only: Sever
 
 def rule_texts(words: Words) -> dict[str, tuple[str, str]]:
     """Return what is wrong and what to do, of each rule, as a language says it."""
-    return {rule.code: (rule.what, rule.advice) for rule in RULES} | words.rules
+    return {rule.code: (rule.what, rule.advice) for rule in ALL_RULES} | words.rules
 
 
 def findings_markdown(findings: Sequence[Finding], words: Words) -> str:

@@ -7,12 +7,12 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 
-from hpcbench.analysis.ceilings import Ceilings
-from hpcbench.analysis.limits import Standing
-from hpcbench.analysis.link import bandwidths, fit
-from hpcbench.analysis.predict import Prediction, Unknown
+from hpcbench.analysis.limit_analysis import MeasuredVsPredicted
 from hpcbench.catalog import CATALOG
-from hpcbench.records.ceilings import LinkCeiling
+from hpcbench.ceilings.ceiling_records import LinkCeiling
+from hpcbench.ceilings.link_fit import bandwidths, fit_link
+from hpcbench.ceilings.node_ceilings import Ceilings
+from hpcbench.ceilings.step_prediction import MissingCeiling, StepPrediction
 from hpcbench.report.cells import NOTHING, Row, number, unit_of
 from hpcbench.report.studies import StudyTable
 from hpcbench.report.words import Words
@@ -27,19 +27,19 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 
-def limit_columns(standing: Standing | None) -> Row:
+def limit_columns(standing: MeasuredVsPredicted | None) -> Row:
     """Return what a row of the ranking gets: prediction, how much of it was reached, MFU."""
     predicted = standing.predicted if standing else None
     reached = standing.of_predicted if standing else None
     return {
-        "predicted_samples_s": predicted.samples_s if isinstance(predicted, Prediction) else None,
+        "predicted_samples_s": predicted.samples_s if isinstance(predicted, StepPrediction) else None,
         "of_predicted_pct": None if reached is None else 100 * reached,
         "mfu_pct": standing.mfu_pct if standing else None,
     }
 
 
 def limit_tables(
-    standings: Mapping[str, Standing], ceilings: Ceilings, rows: Sequence[Row], words: Words
+    standings: Mapping[str, MeasuredVsPredicted], ceilings: Ceilings, rows: Sequence[Row], words: Words
 ) -> list[StudyTable]:
     """Return a table of limits for each class, how far predictions are off, and the links of the nodes."""
     classes: dict[str, list[Row]] = {}
@@ -52,11 +52,11 @@ def limit_tables(
     ]
 
 
-def sentence(standing: Standing, unit: str, words: Words) -> str:
+def sentence(standing: MeasuredVsPredicted, unit: str, words: Words) -> str:
     """Say in one sentence how far a run is from its prediction, what binds, and where the rest goes."""
     said, limit = words.limits, standing.limit
     binds = said[f"binds_{limit}"] if limit else ""
-    if isinstance(standing.predicted, Unknown):
+    if isinstance(standing.predicted, MissingCeiling):
         return said["unpredicted"].format(missing=standing.predicted.missing, binds=binds) + words.stop
     reached = standing.of_predicted
     if reached is None:
@@ -70,7 +70,7 @@ def sentence(standing: Standing, unit: str, words: Words) -> str:
     return told + words.stop
 
 
-def limits_csv(standings: Mapping[str, Standing]) -> str:
+def limits_csv(standings: Mapping[str, MeasuredVsPredicted]) -> str:
     """Return `ceilings.csv`: one line a row of the ranking that trains, with the parts of its prediction."""
     text = io.StringIO()
     writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
@@ -80,7 +80,7 @@ def limits_csv(standings: Mapping[str, Standing]) -> str:
     return text.getvalue()
 
 
-def _csv_row(standing: Standing) -> dict[str, object]:
+def _csv_row(standing: MeasuredVsPredicted) -> dict[str, object]:
     reached, told = standing.of_predicted, limit_columns(standing)
     row: dict[str, object] = {
         "experiment": standing.experiment, "limit": standing.limit, "step_s": standing.step_s,
@@ -91,7 +91,7 @@ def _csv_row(standing: Standing) -> dict[str, object]:
         "input_ceiling_samples_s": standing.input_samples_s,
     }  # fmt: skip
     predicted = standing.predicted
-    if isinstance(predicted, Unknown):
+    if isinstance(predicted, MissingCeiling):
         return row | {"missing": predicted.missing}
     return row | {
         "predicted_step_s": predicted.step_s, "compute_s": predicted.compute_s, "fixed_s": predicted.fixed_s,
@@ -103,7 +103,7 @@ def _csv_row(standing: Standing) -> dict[str, object]:
 
 
 def _class_table(
-    label: str, rows: Sequence[Row], standings: Mapping[str, Standing], words: Words
+    label: str, rows: Sequence[Row], standings: Mapping[str, MeasuredVsPredicted], words: Words
 ) -> StudyTable:
     said, unit = words.limits, unit_of(list(rows))
     body: list[tuple[str, ...]] = []
@@ -114,7 +114,11 @@ def _class_table(
     for row in rows:
         standing = standings[row["experiment"]]
         told = limit_columns(standing)
-        mark = "*" if not isinstance(standing.predicted, Unknown) and standing.predicted.extrapolated else ""
+        mark = (
+            "*"
+            if not isinstance(standing.predicted, MissingCeiling) and standing.predicted.extrapolated
+            else ""
+        )
         body.append((
             row["experiment"], number(standing.samples_s),
             number(told["predicted_samples_s"]) + mark, _pct(told["of_predicted_pct"]),
@@ -124,7 +128,7 @@ def _class_table(
     return StudyTable(label, heads, body)
 
 
-def prediction_errors(standings: Mapping[str, Standing]) -> dict[str, list[float]]:
+def prediction_errors(standings: Mapping[str, MeasuredVsPredicted]) -> dict[str, list[float]]:
     """Return predicted over measured step time, less 1, of each measured run, by strategy."""
     found: dict[str, list[float]] = {}
     for standing in standings.values():
@@ -133,7 +137,7 @@ def prediction_errors(standings: Mapping[str, Standing]) -> dict[str, list[float
     return found
 
 
-def _errors_table(standings: Mapping[str, Standing], words: Words) -> StudyTable | None:
+def _errors_table(standings: Mapping[str, MeasuredVsPredicted], words: Words) -> StudyTable | None:
     said, found = words.limits, prediction_errors(standings)
     if not found:
         return None
@@ -155,7 +159,7 @@ def _links_table(ceilings: Ceilings, words: Words) -> StudyTable | None:
         link = record.ceiling
         if not isinstance(link, LinkCeiling):
             continue
-        fitted, largest = fit(link), bandwidths(link)[-1]
+        fitted, largest = fit_link(link), bandwidths(link)[-1]
         body.append((
             f"{record.host}: {link.operation} {link.backend}", str(link.ranks),
             number(1e6 * fitted.latency_s),

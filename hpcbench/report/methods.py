@@ -7,9 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from hpcbench.analysis.history import State
-from hpcbench.analysis.ranking import MEASURES, Ranking
-from hpcbench.analysis.rows import plain_rows
+from hpcbench.analysis.ranking import Ranking
+from hpcbench.analysis.result_columns import RANKING_MEASURES
+from hpcbench.analysis.result_rows import plain_rows
+from hpcbench.analysis.run_history import RecordedState
 from hpcbench.report.words import Words
 
 GIGABYTE = 10**9
@@ -19,9 +20,9 @@ SHOWN = 5  # names in a sentence
 def methods(ranking: Ranking, runs: pd.DataFrame, words: Words) -> str:
     """Return the paragraph as plain text."""
     said = words.methods
-    finished = runs[runs["state"] == State.FINISHED.value]
+    finished = runs[runs["state"] == RecordedState.FINISHED.value]
     repeats = sorted(set(finished.groupby("experiment").size()))
-    scale = said["logarithms" if MEASURES[ranking.rank_by].logarithmic else "values"]
+    scale = said["logarithms" if RANKING_MEASURES[ranking.rank_by].logarithmic else "values"]
     sentences = _surroundings(finished, words)
     if repeats:
         sentences += [
@@ -90,7 +91,7 @@ def _span(values: list[int]) -> str:
 
 def _exclusions(ranking: Ranking, runs: pd.DataFrame, words: Words) -> str:
     said = words.methods
-    incomplete = int((runs["state"] != State.FINISHED.value).sum())
+    incomplete = int((runs["state"] != RecordedState.FINISHED.value).sum())
     untrusted = [row["experiment"] for row in plain_rows(ranking.frame) if row["trusted"] == "no"]
     what = []
     if incomplete:

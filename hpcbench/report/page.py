@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from hpcbench.analysis.history import State
 from hpcbench.analysis.ranking import Ranking
-from hpcbench.analysis.rows import plain_rows
+from hpcbench.analysis.result_rows import plain_rows
+from hpcbench.analysis.run_history import RecordedState
 from hpcbench.report.cells import Row, by_class
 from hpcbench.report.methods import methods
 from hpcbench.report.statistics import Statistics, statistics_table
@@ -99,7 +99,7 @@ def _class_part(label: str | None, rows: list[Row], ranking: Ranking, words: Wor
 
 def incomplete(runs: pd.DataFrame, words: Words) -> list[str]:
     """Return a line for each repeat that has not finished."""
-    rest = runs[runs["state"] != State.FINISHED.value]
+    rest = runs[runs["state"] != RecordedState.FINISHED.value]
     return [
         words.incomplete_line.format(
             run=f"{row['experiment']}/r{row['repeat']}",

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpcbench.analysis.columns import FLAG, NUMBER, TEXT, WHOLE
-from hpcbench.analysis.pairs import ByBlock, Pair, compare_all
-from hpcbench.analysis.ranking import MEASURES, baseline
-from hpcbench.analysis.rows import table
+from hpcbench.analysis.pairwise_tests import RunPair, ValuesByBlock, compare_all_pairs
+from hpcbench.analysis.ranking import baseline_index
+from hpcbench.analysis.result_columns import FLAG, NUMBER, RANKING_MEASURES, TEXT, WHOLE
+from hpcbench.analysis.result_rows import typed_table
 from hpcbench.report.cells import NOTHING, Row, number
 from hpcbench.report.plots.scene import Scene
 from hpcbench.report.studies import StudyTable
@@ -41,21 +41,21 @@ class Statistics:
     rows: list[Row]
 
 
-def statistics_of(scene: Scene, values: ByBlock, rank_by: str) -> Statistics | None:
+def statistics_of(scene: Scene, values: ValuesByBlock, rank_by: str) -> Statistics | None:
     """Return the statistics of the ranked rows of a scene, corrected inside it; None for fewer than two.
 
     `values` are those of `rank_by`, by run name and block.
     An effect is a ratio where the column is compared by ratio, else a difference.
     """
-    measure = MEASURES[rank_by]
+    measure = RANKING_MEASURES[rank_by]
     sign = -1.0 if measure.higher_is_better else 1.0
     rows = [row for row in scene.rows if row[rank_by] is not None and row["trusted"] != "no"]
     rows.sort(key=lambda row: (sign * row[rank_by], row["experiment"]))
-    base = baseline(rows)
+    base = baseline_index(rows)
     if base is None or len(rows) < 2:
         return None
     names = [row["experiment"] for row in rows]
-    pairs = compare_all(names, values, measure)
+    pairs = compare_all_pairs(names, values, measure)
     found = [
         {
             **{name: row.get(name) for name in COLUMNS},
@@ -71,7 +71,7 @@ def statistics_of(scene: Scene, values: ByBlock, rank_by: str) -> Statistics | N
 def statistics_csv(found: Sequence[Statistics]) -> str:
     """Return `statistics.csv`."""
     rows = [row for each in found for row in each.rows]
-    return table(rows, COLUMNS).to_csv(index=False, lineterminator="\n")
+    return typed_table(rows, COLUMNS).to_csv(index=False, lineterminator="\n")
 
 
 def statistics_table(each: Statistics, words: Words) -> StudyTable:
@@ -96,7 +96,7 @@ def statistics_table(each: Statistics, words: Words) -> StudyTable:
     return StudyTable(each.title, heads, body)
 
 
-def _told(which: str, pair: Pair, row: Row, rank_by: str) -> dict[str, Any]:
+def _told(which: str, pair: RunPair, row: Row, rank_by: str) -> dict[str, Any]:
     """Return a comparison as seen from a row: above 1 (or 0), it has more of what is compared."""
     mean, half = pair.difference.mean, pair.difference.half_interval()
     side = 1.0 if pair.first == row["experiment"] else -1.0
@@ -104,7 +104,7 @@ def _told(which: str, pair: Pair, row: Row, rank_by: str) -> dict[str, Any]:
     told: dict[str, Any] = {f"{which}_experiment": other}
     if mean is None:
         return told
-    scale = math.exp if MEASURES[rank_by].logarithmic else float
+    scale = math.exp if RANKING_MEASURES[rank_by].logarithmic else float
     told[f"{which}_effect"] = scale(side * mean)
     if half is not None:
         told |= {
@@ -123,7 +123,7 @@ def _sentence(row: Row, which: str, said: dict[str, str]) -> str:
     effect = row[f"{which}_effect"]
     if effect is None:
         return NOTHING
-    ratio = MEASURES[row["column"]].logarithmic
+    ratio = RANKING_MEASURES[row["column"]].logarithmic
     low, high = row[f"{which}_effect_low"], row[f"{which}_effect_high"]
     told = f"x {effect:.3g}" if ratio else f"{effect:+.3g}"
     if low is not None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from hpcbench.analysis import cache
-from hpcbench.analysis.digest import Digest, StoredSteps
-from hpcbench.analysis.load import Loaded, Run
-from hpcbench.analysis.stored import step_tables, write_part
+from hpcbench.analysis import digest_reading
+from hpcbench.analysis.results_loading import LoadedResults, LoadedRun
+from hpcbench.analysis.run_digest import RunDigest
+from hpcbench.analysis.step_tables import StoredSteps, load_step_tables, write_steps_part
 from hpcbench.report.files import replace_file
 from hpcbench.runs.record_writer import write_atomically
 
@@ -20,36 +20,36 @@ RUNS_PER_PART = 32
 CACHE = ".cache.json"
 FOLDER = "steps.parquet"
 
-Named = tuple[str, Run]
+Named = tuple[str, LoadedRun]
 
 
-def known(report: Path) -> cache.Cache:
+def known(report: Path) -> digest_reading.DigestCache:
     """Return what an earlier report has left."""
-    return cache.Cache.read(report / CACHE, report / FOLDER)
+    return digest_reading.DigestCache.read(report / CACHE, report / FOLDER)
 
 
-def keep(report: Path, loaded: Loaded) -> None:
+def keep(report: Path, loaded: LoadedResults) -> None:
     """Write the parts that are not as they should be, remove others, and leave a cache for the next time."""
     folder = report / FOLDER
     if folder.is_file():  # of an earlier version
         folder.unlink()
     folder.mkdir(exist_ok=True)
     parts = _parts(loaded.keyed, folder)
-    places: dict[str, tuple[cache.Look, Digest, StoredSteps]] = {}
+    places: dict[str, tuple[digest_reading.FileState, RunDigest, StoredSteps]] = {}
     for path, members in parts.items():
         stored = _placed(path, members)
         if not _is_there(path, members, stored):
-            tables = step_tables([run.digest.steps for _, run in members])
+            tables = load_step_tables([run.digest.steps for _, run in members])
             keys = ((name, run.repeat, run.run_id) for name, run in members)
             rows = list(zip(keys, tables, strict=True))
-            replace_file(path, partial(write_part, runs=rows), sync=False)
+            replace_file(path, partial(write_steps_part, runs=rows), sync=False)
         for (_, run), place in zip(members, stored, strict=True):
             at = run.folder.run(run.name, run.repeat).path
             places[str(at)] = (run.look, run.digest, place)
     for path in folder.iterdir():
         if path not in parts:
             path.unlink()
-    write_atomically(report / CACHE, cache.dump(places).decode())
+    write_atomically(report / CACHE, digest_reading.dump_cache(places).decode())
 
 
 def _parts(keyed: Sequence[Named], folder: Path) -> dict[Path, list[Named]]:

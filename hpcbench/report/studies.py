@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hpcbench.analysis.history import State
-from hpcbench.analysis.load import Loaded
+from hpcbench.analysis.results_loading import LoadedResults
+from hpcbench.analysis.run_history import RecordedState
 from hpcbench.reference import CIFAR100, IMAGENET, published_rows, run_name_key
 from hpcbench.report.cells import NOTHING, Row, number, unit_of
 from hpcbench.report.words import Words
@@ -32,7 +32,7 @@ class _Column:
     column: str | None = None
 
 
-def study_tables(rows: Sequence[Row], loaded: Loaded, words: Words) -> list[StudyTable]:
+def study_tables(rows: Sequence[Row], loaded: LoadedResults, words: Words) -> list[StudyTable]:
     """Return study 2's table, study 1's table and its table of losses, of all rows that have finished."""
     done = [row for row in rows if row["throughput_samples_s"] is not None]
     if not done:
@@ -116,14 +116,14 @@ def _losses(said: dict[str, str], first: pd.DataFrame) -> list[_Column]:
     ]
 
 
-def _first_epoch(loaded: Loaded) -> pd.DataFrame:
+def _first_epoch(loaded: LoadedResults) -> pd.DataFrame:
     """Return training accuracy, first and last loss of the first epoch, means over finished repeats."""
-    finished = loaded.runs.loc[loaded.runs["state"] == State.FINISHED.value, "run_id"]
+    finished = loaded.runs.loc[loaded.runs["state"] == RecordedState.FINISHED.value, "run_id"]
     epochs = loaded.epochs[loaded.epochs["run_id"].isin(finished) & (loaded.epochs["epoch"] == 1)]
     return epochs.groupby("experiment")[["train_acc_pct", "first_loss", "last_loss"]].mean()
 
 
-def _last_epoch(loaded: Loaded) -> pd.DataFrame:
-    finished = loaded.runs.loc[loaded.runs["state"] == State.FINISHED.value, "run_id"]
+def _last_epoch(loaded: LoadedResults) -> pd.DataFrame:
+    finished = loaded.runs.loc[loaded.runs["state"] == RecordedState.FINISHED.value, "run_id"]
     epochs = loaded.epochs[loaded.epochs["run_id"].isin(finished)].sort_values("epoch", kind="stable")
     return epochs.groupby(["experiment", "run_id"])[["train_acc_pct"]].last().groupby("experiment").mean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hpcbench.analysis.rows import plain_rows
+from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.report.cells import Row, by_class, columns_with_content, unit_of
 from hpcbench.report.text import escape
 from hpcbench.report.words import Words

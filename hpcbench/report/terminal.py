@@ -14,7 +14,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from hpcbench.analysis.columns import NUMBER, RANKING, WHOLE
+from hpcbench.analysis.result_columns import NUMBER, RANKING_COLUMNS, WHOLE
 from hpcbench.report.cells import Column, Row, by_class, columns_with_content, unit_of
 from hpcbench.report.text import encodable
 from hpcbench.report.words_en import ENGLISH
@@ -29,7 +29,7 @@ def read_ranking(path: Path) -> list[Row]:
         return [
             {
                 name: READERS.get(kind, str)(line[name]) if line[name] else None
-                for name, kind in RANKING.items()
+                for name, kind in RANKING_COLUMNS.items()
             }
             for line in csv.DictReader(file)
         ]

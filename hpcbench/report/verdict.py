@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hpcbench.analysis.pairs import Pair
-from hpcbench.analysis.ranking import MEASURES
-from hpcbench.analysis.statistics import FEWEST_BLOCKS, MOST_REPEATS
+from hpcbench.analysis.pairwise_tests import RunPair
+from hpcbench.analysis.result_columns import RANKING_MEASURES
+from hpcbench.analysis.statistical_tests import MAX_REPEATS, MIN_PAIRED_BLOCKS
 from hpcbench.report.cells import Row, number, unit_of
 from hpcbench.report.words import Words
 
@@ -17,7 +17,7 @@ UNITS = {
 }
 
 
-def verdict(rows: list[Row], pairs: list[Pair], rank_by: str, words: Words) -> str:
+def verdict(rows: list[Row], pairs: list[RunPair], rank_by: str, words: Words) -> str:
     """Say in plain text what the rows of one class, best first, allow to say."""
     ranked = [row for row in rows if row["rank"] is not None]
     if not ranked:
@@ -39,7 +39,7 @@ def verdict(rows: list[Row], pairs: list[Pair], rank_by: str, words: Words) -> s
     return words.sentence_space.join([sentence, _what_it_takes(pair, words)])
 
 
-def _clear(best: Row, second: Row, pair: Pair, rank_by: str, words: Words) -> str:
+def _clear(best: Row, second: Row, pair: RunPair, rank_by: str, words: Words) -> str:
     sentence = words.first.format(
         best=best["experiment"],
         column=words.measures[rank_by],
@@ -47,7 +47,7 @@ def _clear(best: Row, second: Row, pair: Pair, rank_by: str, words: Words) -> st
         second=second["experiment"],
         second_value=_value(second, rank_by, words),
     )
-    if MEASURES[rank_by].logarithmic and best[rank_by] > 0 and second[rank_by] > 0:
+    if RANKING_MEASURES[rank_by].logarithmic and best[rank_by] > 0 and second[rank_by] > 0:
         ratio = best[rank_by] / second[rank_by]
         sentence += words.by_factor.format(factor=f"{max(ratio, 1 / ratio):.3g}")
     p = "< 0.001" if pair.p_holm is not None and pair.p_holm < 0.001 else f"= {pair.p_holm:.2g}"
@@ -55,12 +55,12 @@ def _clear(best: Row, second: Row, pair: Pair, rank_by: str, words: Words) -> st
     return words.sentence_space.join([sentence + words.stop, support])
 
 
-def _what_it_takes(pair: Pair, words: Words) -> str:
+def _what_it_takes(pair: RunPair, words: Words) -> str:
     if pair.p_holm is None:
-        return words.too_few.format(fewest=FEWEST_BLOCKS)
+        return words.too_few.format(fewest=MIN_PAIRED_BLOCKS)
     repeats = pair.repeats_needed()
     if repeats is None:
-        return words.hopeless.format(best=pair.first, second=pair.second, most=MOST_REPEATS)
+        return words.hopeless.format(best=pair.first, second=pair.second, most=MAX_REPEATS)
     return words.needed.format(best=pair.first, second=pair.second, repeats=repeats)
 
 

@@ -63,9 +63,9 @@ def _run_and_record(session: RankSession) -> int:
 def _run_rank(session: RankSession) -> None:
     if session.folder.probe.exists():
         check_data_early(session)
-        from hpcbench.training import probing
+        from hpcbench.ceilings.probe import probe_process
 
-        probing.run(session)
+        probe_process.run_probe_rank(session)
     elif STRATEGIES[session.spec.strategy].torch_free:
         from hpcbench.training import noop_loop
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.analysis.figures import Figures
-from hpcbench.analysis.load import load
+from hpcbench.analysis.results_loading import load_results
+from hpcbench.analysis.run_figures import RunFigures
 from hpcbench.runs.events import Steps
 from tests.audit.written import Change, alone, changing, run, telemetry, unchanged, write
 
 
-def figures_of(folder: Path, change: Change = unchanged, **story: object) -> Figures:
+def figures_of(folder: Path, change: Change = unchanged, **story: object) -> RunFigures:
     """Return the figures of one repeat of a run of two ranks."""
     write(folder, run("ddp"), change, repeats=1, **story)
-    found = load([folder]).keyed[0][1].figures
+    found = load_results([folder]).keyed[0][1].figures
     assert found is not None
     return found
 
@@ -48,7 +48,7 @@ def test_the_slowest_rank_is_held_against_the_median_rank(tmp_path: Path) -> Non
 def test_one_rank_has_no_other_to_wait_for(tmp_path: Path) -> None:
     """So there is no ratio."""
     write(tmp_path, alone(), repeats=1)
-    found = load([tmp_path]).keyed[0][1].figures
+    found = load_results([tmp_path]).keyed[0][1].figures
     assert found is not None and found.slowest_rank_ratio is None
 
 

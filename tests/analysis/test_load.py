@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpcbench.analysis.figures import devices
-from hpcbench.analysis.history import State, read_history
-from hpcbench.analysis.load import load
+from hpcbench.analysis.results_loading import load_results
+from hpcbench.analysis.run_figures import occupied_devices
+from hpcbench.analysis.run_history import RecordedState, read_history
 from hpcbench.config.spec import Optimizer
 from hpcbench.errors import InputError
 from hpcbench.runs.events import Interrupted, RunFailed, Steps
@@ -37,13 +37,13 @@ def total_steps(run: RunBuilder) -> int:
 
 def state_of(run: RunBuilder) -> str:
     """Return the state of the only run in its results folder."""
-    return str(load([run.sweep.folder.path]).runs["state"].iloc[0])
+    return str(load_results([run.sweep.folder.path]).runs["state"].iloc[0])
 
 
 def test_samples_and_time_are_conserved(sweep: Sweep) -> None:
     """Throughput times counted time is the counted samples, and an epoch's steps are the training set."""
     sweep.repeats(spec(ranks=3, data_shards=3, batch_size=20), count=2)
-    loaded = load([sweep.folder.path])
+    loaded = load_results([sweep.folder.path])
     runs = loaded.runs
     assert (runs["throughput_samples_s"] * runs["counted_wall_s"]).tolist() == pytest.approx(
         runs["counted_samples"].tolist()
@@ -58,7 +58,7 @@ def test_samples_and_time_are_conserved(sweep: Sweep) -> None:
 def test_warm_up_trains_but_does_not_count_for_speed(sweep: Sweep) -> None:
     """Steps of the warm-up are in the loss and not in the throughput."""
     sweep.run(spec(epochs=1, warmup_steps=22)).finish()
-    loaded = load([sweep.folder.path])
+    loaded = load_results([sweep.folder.path])
     assert loaded.runs["throughput_samples_s"].isna().all()
     assert len(loaded.steps) == 22
 
@@ -73,7 +73,7 @@ def test_a_step_seen_twice_counts_once_and_the_newest_attempt_wins(sweep: Sweep)
     done_again = history.windows.first_step >= run.steps_per_epoch
     assert done_again.any() and not done_again.all()
     assert history.windows.attempts.tolist() == np.where(done_again, 2, 1).tolist()
-    assert (history.state, list(history.epochs)) == (State.FINISHED, [1, 2, 3, 4])
+    assert (history.state, list(history.epochs)) == (RecordedState.FINISHED, [1, 2, 3, 4])
     assert history.earlier_s > 0
 
 
@@ -85,7 +85,7 @@ def test_an_attempt_from_zero_replaces_everything_before_it(sweep: Sweep) -> Non
     history = read_history(run.folder, run.spec, run.spec.run_id, [1, 2])
     assert set(history.windows.attempts.tolist()) == {2}
     assert list(history.epochs) == list(history.evaluations) == [1]
-    assert (history.state, history.earlier_s) == (State.UNFINISHED, 0.0)
+    assert (history.state, history.earlier_s) == (RecordedState.UNFINISHED, 0.0)
 
 
 def test_a_window_across_the_point_of_resumption_is_dropped_whole(sweep: Sweep) -> None:
@@ -107,40 +107,40 @@ def test_only_claimed_attempts_count(sweep: Sweep) -> None:
     """Records of an attempt that nobody claimed are left out and named; the ledger's line is a claim too."""
     run = sweep.run(spec())
     run.attempt(1, claimed=False)
-    assert state_of(run) == State.NOT_STARTED
-    assert "records of attempt 1 left out" in load([sweep.folder.path]).problems[0]
+    assert state_of(run) == RecordedState.NOT_STARTED
+    assert "records of attempt 1 left out" in load_results([sweep.folder.path]).problems[0]
     run.claim(1, file=False, entry=True)
-    assert state_of(run) == State.FINISHED
+    assert state_of(run) == RecordedState.FINISHED
 
 
 def test_the_newest_attempt_decides_about_the_end(sweep: Sweep) -> None:
     """A run that failed and was done again is finished; one that was finished and claimed again is not."""
     run = sweep.run(spec())
     run.fail(attempt=1)
-    assert state_of(run) == State.FAILED
+    assert state_of(run) == RecordedState.FAILED
     run.attempt(2)
-    assert state_of(run) == State.FINISHED
+    assert state_of(run) == RecordedState.FINISHED
     run.claim(3)
-    assert state_of(run) == State.UNFINISHED
+    assert state_of(run) == RecordedState.UNFINISHED
 
 
 def test_a_rank_without_its_end_leaves_the_run_unfinished(sweep: Sweep) -> None:
     """All training ranks have to say that they are done."""
     run = sweep.run(spec())
     run.attempt(1, silent_ranks=[1])
-    assert state_of(run) == State.UNFINISHED
+    assert state_of(run) == RecordedState.UNFINISHED
 
 
 def test_servers_neither_train_nor_have_to_finish(sweep: Sweep) -> None:
     """What a serving rank writes is in no sum, and its missing end does not matter."""
     run = sweep.run(spec(servers=1))
     run.finish()
-    before = load([sweep.folder.path]).runs
+    before = load_results([sweep.folder.path]).runs
     lines = run.folder.events(1, 0).read_text().splitlines()[:-1]
     served = [json.dumps({**json.loads(line), "rank": 2, **({"role": "serve"} if i == 0 else {})})
               for i, line in enumerate(lines)]  # fmt: skip
     run.folder.events(1, 2).write_text("\n".join(served) + "\n")
-    assert load([sweep.folder.path]).runs.equals(before)
+    assert load_results([sweep.folder.path]).runs.equals(before)
 
 
 def test_a_supervisor_speaks_for_a_rank_that_could_not(sweep: Sweep) -> None:
@@ -152,8 +152,12 @@ def test_a_supervisor_speaks_for_a_rank_that_could_not(sweep: Sweep) -> None:
     ) as writer:
         writer.write(RunFailed(reason="rank 1: killed", signal="SIGKILL", failed_rank=1))
         writer.write(RunFailed(reason="rank 0: no memory", limit="memory"))
-    row = load([sweep.folder.path]).runs.iloc[0]
-    assert (row["state"], row["reason"], row["limit"]) == (State.FAILED, "rank 0: no memory", "memory")
+    row = load_results([sweep.folder.path]).runs.iloc[0]
+    assert (row["state"], row["reason"], row["limit"]) == (
+        RecordedState.FAILED,
+        "rank 0: no memory",
+        "memory",
+    )
 
 
 def test_a_torn_tail_is_dropped_counted_and_told(sweep: Sweep) -> None:
@@ -162,7 +166,7 @@ def test_a_torn_tail_is_dropped_counted_and_told(sweep: Sweep) -> None:
     run.attempt(1, last_epoch=2, stop_in_epoch=2)
     file = run.folder.events(1, 1)
     file.write_bytes(file.read_bytes()[:-40])
-    loaded = load([sweep.folder.path])
+    loaded = load_results([sweep.folder.path])
     assert loaded.runs["torn_lines"].tolist() == [1]
     assert any("cut off" in problem for problem in loaded.problems)
     assert any("windows left out" in problem for problem in loaded.problems)
@@ -182,7 +186,7 @@ def test_a_broken_line_stops_its_own_run_only(sweep: Sweep, line: str | dict[str
     lines = file.read_text().splitlines(keepends=True)
     text = line if isinstance(line, str) else json.dumps({**json.loads(lines[0]), **line})
     file.write_text("".join([lines[0], text + "\n", *lines[1:]]), encoding="latin-1")
-    loaded = load([sweep.folder.path])
+    loaded = load_results([sweep.folder.path])
     assert loaded.runs.set_index("experiment")["state"].to_dict() == {"good": "finished", "bad": "unreadable"}
     assert any(f"{file}:2:" in problem for problem in loaded.problems)
 
@@ -199,8 +203,8 @@ def test_a_window_that_does_not_fit_its_steps_is_broken(sweep: Sweep, change: di
     first = next(i for i, line in enumerate(lines) if json.loads(line)["event"] == "steps")
     lines[first] = json.dumps({**json.loads(lines[first]), **change})
     file.write_text("\n".join(lines) + "\n")
-    assert state_of(run) == State.UNREADABLE
-    assert str(file) in load([sweep.folder.path]).problems[0]
+    assert state_of(run) == RecordedState.UNREADABLE
+    assert str(file) in load_results([sweep.folder.path]).problems[0]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"run_id": "x", "spec": {"name": "x", "new_field": 1}}'])
@@ -209,8 +213,8 @@ def test_a_run_that_nothing_describes_is_unreadable(sweep: Sweep, text: str) -> 
     run = sweep.run(spec())
     run.finish()
     run.folder.spec.write_text(text)
-    assert state_of(run) == State.UNREADABLE
-    assert str(run.folder.spec) in load([sweep.folder.path]).problems[0]
+    assert state_of(run) == RecordedState.UNREADABLE
+    assert str(run.folder.spec) in load_results([sweep.folder.path]).problems[0]
 
 
 def test_a_broken_ledger_costs_nothing_where_claims_stand_beside_the_records(sweep: Sweep) -> None:
@@ -218,8 +222,8 @@ def test_a_broken_ledger_costs_nothing_where_claims_stand_beside_the_records(swe
     run = sweep.run(spec())
     run.finish()
     sweep.folder.ledger.write_text("no json\n" * 2)
-    assert state_of(run) == State.FINISHED
-    assert "ledger" in load([sweep.folder.path]).problems[0]
+    assert state_of(run) == RecordedState.FINISHED
+    assert "ledger" in load_results([sweep.folder.path]).problems[0]
 
 
 def test_records_of_another_run_in_the_folder_do_not_count(sweep: Sweep) -> None:
@@ -228,7 +232,7 @@ def test_records_of_another_run_in_the_folder_do_not_count(sweep: Sweep) -> None
     old.finish(1)
     new = sweep.run(spec(cache="memory"))
     new.finish(2)
-    loaded = load([sweep.folder.path])
+    loaded = load_results([sweep.folder.path])
     assert loaded.runs["attempts"].tolist() == [2]
     assert sum("another run" in problem for problem in loaded.problems) == 2
     assert steps_of(new) == list(range(total_steps(new)))
@@ -240,7 +244,7 @@ def test_folders_merge_and_a_run_found_twice_is_the_finished_or_the_later_one(tm
     first.repeats(spec(), count=2)
     second.run(replace(spec(), repeat=1, seed=1)).fail()
     second.run(replace(spec(), repeat=2, seed=2)).finish()
-    loaded = load([first.folder.path, second.folder.path])
+    loaded = load_results([first.folder.path, second.folder.path])
     assert loaded.runs[["repeat", "sweep", "state"]].to_numpy().tolist() == [
         [0, "first", "finished"],
         [1, "first", "finished"],
@@ -249,9 +253,9 @@ def test_folders_merge_and_a_run_found_twice_is_the_finished_or_the_later_one(tm
     assert any("found twice" in problem and "second" in problem for problem in loaded.problems)
     again = Sweep(tmp_path / "third")
     again.repeats(spec(), count=2)
-    merged = load([first.folder.path, again.folder.path]).runs
+    merged = load_results([first.folder.path, again.folder.path]).runs
     assert merged["sweep"].tolist() == ["third", "third"]
-    assert load([first.folder.path, first.folder.path]).problems == []
+    assert load_results([first.folder.path, first.folder.path]).problems == []
 
 
 def test_one_name_for_two_different_runs_makes_two_rows(tmp_path: Path) -> None:
@@ -259,7 +263,7 @@ def test_one_name_for_two_different_runs_makes_two_rows(tmp_path: Path) -> None:
     first, second = Sweep(tmp_path / "first"), Sweep(tmp_path / "second")
     first.run(spec("same")).finish()
     second.run(spec("same", cache="memory")).finish()
-    loaded = load([first.folder.path, second.folder.path])
+    loaded = load_results([first.folder.path, second.folder.path])
     assert loaded.runs["experiment"].tolist() == ["same (first)", "same (second)"]
     assert any("2 different runs have this name" in problem for problem in loaded.problems)
 
@@ -274,7 +278,7 @@ def test_classes_are_named_shortly_and_told_apart_where_recipes_differ(sweep: Sw
         spec("e", smoke=True),
     ):
         sweep.run(each).finish()
-    classes = load([sweep.folder.path]).runs.set_index("experiment")["class"].to_dict()
+    classes = load_results([sweep.folder.path]).runs.set_index("experiment")["class"].to_dict()
     assert classes == {
         "a": "digits/smallconv/gb64/optimizer.lr=0.1",
         "b": "digits/smallconv/gb64/optimizer.lr=0.1",
@@ -289,7 +293,7 @@ def test_accuracy_counts_each_sample_once_over_all_ranks(sweep: Sweep) -> None:
     run = sweep.run(spec(ranks=7, data_shards=7, batch_size=10))
     run.finish()
     history = read_history(run.folder, run.spec, run.spec.run_id, [1])
-    loaded = load([sweep.folder.path])
+    loaded = load_results([sweep.folder.path])
     for epoch, accuracy in zip(loaded.epochs["epoch"], loaded.epochs["acc_pct"], strict=True):
         shares = history.evaluations[epoch]
         assert sum(share.samples for share in shares) == EVALUATION_SAMPLES
@@ -299,25 +303,25 @@ def test_accuracy_counts_each_sample_once_over_all_ranks(sweep: Sweep) -> None:
 
 def test_servers_on_a_gpu_are_devices_too() -> None:
     """Throughput per device counts every device that the run keeps busy."""
-    assert devices(spec(strategy="ps", servers=1, strategy_options={"server": "gpu"})) == 3
-    assert devices(spec(strategy="ps", servers=1, strategy_options={"server": "cpu"})) == 2
-    assert devices(single(devices=4)) == 4
+    assert occupied_devices(spec(strategy="ps", servers=1, strategy_options={"server": "gpu"})) == 3
+    assert occupied_devices(spec(strategy="ps", servers=1, strategy_options={"server": "cpu"})) == 2
+    assert occupied_devices(single(devices=4)) == 4
 
 
 def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
     """A missing folder and one without results are refused; the parent of results says what it holds."""
     with pytest.raises(InputError, match="no such results folder"):
-        load([tmp_path / "missing"])
+        load_results([tmp_path / "missing"])
     (tmp_path / "parent" / "demo" / "runs").mkdir(parents=True)
     with pytest.raises(InputError, match="It holds the results of demo"):
-        load([tmp_path / "parent"])
+        load_results([tmp_path / "parent"])
 
 
 def test_empty_results_give_empty_frames_with_every_column(sweep: Sweep) -> None:
     """Before the first run has started the frames have no rows and the same columns and types as ever."""
-    empty = load([sweep.folder.path])
+    empty = load_results([sweep.folder.path])
     sweep.run(spec()).finish()
-    full = load([sweep.folder.path])
+    full = load_results([sweep.folder.path])
     for name in ("runs", "epochs", "steps"):
         assert len(getattr(empty, name)) == 0
         assert getattr(empty, name).dtypes.astype(str).equals(getattr(full, name).dtypes.astype(str))

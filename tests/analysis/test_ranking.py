@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.analysis.columns import RANKING
-from hpcbench.analysis.load import load
-from hpcbench.analysis.ranking import Ranking, rank
+from hpcbench.analysis.ranking import Ranking, rank_runs
+from hpcbench.analysis.result_columns import RANKING_COLUMNS
+from hpcbench.analysis.results_loading import load_results
 from hpcbench.errors import InputError
 from tests.report.records import Story, Sweep, single, spec
 
@@ -21,7 +21,7 @@ def sweep(tmp_path: Path) -> Sweep:
 
 def ranked(*sweeps: Sweep, rank_by: str = "throughput_samples_s") -> Ranking:
     """Rank what the folders hold."""
-    return rank(load([sweep.folder.path for sweep in sweeps]).runs, rank_by=rank_by)
+    return rank_runs(load_results([sweep.folder.path for sweep in sweeps]).runs, rank_by=rank_by)
 
 
 def ranks(ranking: Ranking) -> dict[str, tuple[int, int]]:
@@ -43,7 +43,7 @@ def test_columns_are_those_of_the_contract(sweep: Sweep) -> None:
         "throughput_ci_high, throughput_per_device, best_acc_pct, final_acc_pct, epoch_time_s, total_time_s, "
         "peak_mem_mb, data_wait_pct, exposed_comm_pct, steps_per_epoch, limit, findings, trusted"
     )
-    assert ", ".join(RANKING) == contract
+    assert ", ".join(RANKING_COLUMNS) == contract
     assert ", ".join(ranked(sweep).frame.columns) == contract
     sweep.repeats(spec(), count=1)
     assert ", ".join(ranked(sweep).frame.columns) == contract

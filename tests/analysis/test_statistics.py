@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from hpcbench.analysis.pairs import Measure, compare_all
-from hpcbench.analysis.statistics import (
-    FEWEST_BLOCKS,
-    Estimate,
-    Prior,
+from hpcbench.analysis.pairwise_tests import compare_all_pairs
+from hpcbench.analysis.result_columns import RankingMeasure
+from hpcbench.analysis.statistical_tests import (
+    MIN_PAIRED_BLOCKS,
+    MeanEstimate,
+    VariancePrior,
     estimate,
-    holm,
+    holm_correction,
     prior_of,
     rank_spans,
     repeats_needed,
@@ -44,11 +45,11 @@ def test_interval_is_students(values: list[float]) -> None:
 
 def test_one_value_has_no_interval() -> None:
     """A single repeat says nothing of its spread."""
-    assert estimate([5.0]) == Estimate(5.0, None, None, 1)
+    assert estimate([5.0]) == MeanEstimate(5.0, None, None, 1)
 
 
 Values = dict[str, dict[str, float]]
-THROUGHPUT = Measure(higher_is_better=True, logarithmic=True)
+THROUGHPUT = RankingMeasure(higher_is_better=True, logarithmic=True)
 
 
 def by_row(table: NDArray[np.float64]) -> Values:
@@ -56,13 +57,13 @@ def by_row(table: NDArray[np.float64]) -> Values:
     return {f"row{i}": {f"r{k}": float(v) for k, v in enumerate(row)} for i, row in enumerate(table)}
 
 
-@given(st.lists(st.tuples(speeds, speeds), min_size=FEWEST_BLOCKS, max_size=8))
+@given(st.lists(st.tuples(speeds, speeds), min_size=MIN_PAIRED_BLOCKS, max_size=8))
 def test_two_runs_are_tested_as_scipy_does_on_logarithms(pairs: list[tuple[float, float]]) -> None:
     """One pair has nobody to learn from: the test is the paired t test on the logarithms, block by block."""
     table = np.array(sorted(np.array(pairs).T.tolist(), key=np.mean, reverse=True))
     logarithms = np.log(table)
     difference = logarithms[0] - logarithms[1]
-    found = compare_all(["row0", "row1"], by_row(table), THROUGHPUT).pair(0, 1).difference
+    found = compare_all_pairs(["row0", "row1"], by_row(table), THROUGHPUT).pair(0, 1).difference
     assert found.mean == pytest.approx(difference.mean(), abs=1e-9)
     if difference.std() > 1e-6:  # below, scipy's own rounding decides
         expected = stats.ttest_rel(*logarithms)
@@ -78,7 +79,7 @@ def test_only_shared_blocks_are_paired() -> None:
         "second": {"a/r0": 9.0, "a/r1": 9.0, "b/r2": 9.0},
         "third": {"b/r0": 1.0},
     }
-    pairs = compare_all(list(values), values, THROUGHPUT)
+    pairs = compare_all_pairs(list(values), values, THROUGHPUT)
     assert [pairs.pair(0, other).difference.blocks for other in (1, 2)] == [2, 0]
     assert [pairs.pair(0, other).difference.p for other in (1, 2)] == [None, None]
 
@@ -86,7 +87,7 @@ def test_only_shared_blocks_are_paired() -> None:
 def test_a_difference_without_spread_is_certain_and_none_is_none() -> None:
     """Equal runs never differ, and a difference that is the same in each block always does."""
     row = np.array([4.0, 8.0, 16.0])
-    pairs = compare_all(["row0", "row1", "row2"], by_row(np.array([2 * row, row, row])), THROUGHPUT)
+    pairs = compare_all_pairs(["row0", "row1", "row2"], by_row(np.array([2 * row, row, row])), THROUGHPUT)
     assert pairs.pair(0, 1).difference.p == pytest.approx(0)
     assert pairs.pair(1, 2).difference.p == 1
 
@@ -95,7 +96,7 @@ def test_a_prior_is_found_again() -> None:
     """Variances drawn from a prior tell it: its variance, and how much they vary around it."""
     rng = np.random.default_rng(0)
     freedom = np.full(20_000, 2.0)
-    for prior in (Prior(0.04, 6.0), Prior(0.04, math.inf)):
+    for prior in (VariancePrior(0.04, 6.0), VariancePrior(0.04, math.inf)):
         spread = 1.0 if math.isinf(prior.freedom) else rng.chisquare(prior.freedom, 20_000) / prior.freedom
         found = prior_of(prior.variance / spread * rng.chisquare(2, 20_000) / 2, freedom)
         assert found.variance == pytest.approx(prior.variance, rel=0.1)
@@ -125,10 +126,10 @@ def test_what_is_claimed_is_true(kind: str) -> None:
         spread = 0.03 * SPREADS[kind](rng)[:, None]
         noise = rng.normal(size=(rows, repeats)) * spread + rng.normal(0, 0.2, (1, repeats))
         order = np.argsort(-noise.mean(axis=1))
-        alike = compare_all(names, by_row(np.exp(noise[order])), THROUGHPUT)
+        alike = compare_all_pairs(names, by_row(np.exp(noise[order])), THROUGHPUT)
         wrong += bool(sum(alike.beats()))
         factors = np.log(1.5) * -np.arange(rows)[:, None]
-        found += sum(compare_all(names, by_row(np.exp(noise + factors)), THROUGHPUT).beats())
+        found += sum(compare_all_pairs(names, by_row(np.exp(noise + factors)), THROUGHPUT).beats())
     assert wrong / sweeps <= 0.09  # 0.05, and what 200 sweeps scatter
     assert found / sweeps >= 0.75 * rows * (rows - 1) / 2
 
@@ -139,7 +140,7 @@ def test_holm_is_the_closed_bonferroni_procedure(values: list[float]) -> None:
     indices = range(len(values))
     subsets = [s for n in range(1, len(values) + 1) for s in itertools.combinations(indices, n)]
     expected = [max(min(1, len(s) * min(values[j] for j in s)) for s in subsets if i in s) for i in indices]
-    assert holm(values) == pytest.approx(expected)
+    assert holm_correction(values) == pytest.approx(expected)
 
 
 places = st.integers(0, 5)
@@ -184,4 +185,4 @@ def test_repeats_needed_reaches_its_power() -> None:
     assert power(n - 1) < 0.82
     assert repeats_needed(0.0, 0.1, 1) is None
     assert repeats_needed(1e-6, 1.0, 1) is None
-    assert repeats_needed(math.log(2), 0.0, 10) == FEWEST_BLOCKS
+    assert repeats_needed(math.log(2), 0.0, 10) == MIN_PAIRED_BLOCKS

@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcbench.analysis.history import without_cold
-from hpcbench.analysis.warmup import LARGEST_SHARE, cold_windows
-from hpcbench.analysis.windows import Windows
+from hpcbench.analysis.step_windows import MAX_COLD_SHARE, RunWindows, cold_windows, mark_cold_windows
 from hpcbench.runs.events import Steps
 from hpcbench.runs.rank_records import StepColumns
 
@@ -35,7 +33,7 @@ def test_windows_count_from_the_first_that_is_no_slower_than_the_rest(step_s: li
 @given(st.lists(st.floats(1e-6, 1e3), max_size=60))
 def test_at_most_a_quarter_is_left_out(step_s: list[float]) -> None:
     """Whatever the times are, three quarters of the windows count."""
-    assert 0 <= cold_windows(step_s) <= LARGEST_SHARE * len(step_s)
+    assert 0 <= cold_windows(step_s) <= MAX_COLD_SHARE * len(step_s)
 
 
 def window(first_step: int, wall_s: float, *, counted: bool = True) -> Steps:
@@ -51,6 +49,6 @@ def test_each_attempt_warms_up_by_itself() -> None:
     first = [window(0, 9.0, counted=False), window(2, 2.0), *(window(2 * n, 1.0) for n in range(2, 6))]
     second = [window(12, 3.0), *(window(2 * n, 1.0) for n in range(7, 11))]
     attempts = np.repeat([1, 2], [len(first), len(second)])
-    windows = Windows(attempts, (StepColumns.of([*first, *second]),), np.zeros(len(attempts), dtype=bool))
-    assert without_cold(windows).counted.first_step.tolist() == [4, 6, 8, 10, 14, 16, 18, 20]
-    assert np.flatnonzero(without_cold(windows).cold).tolist() == [1, 6]
+    windows = RunWindows(attempts, (StepColumns.of([*first, *second]),), np.zeros(len(attempts), dtype=bool))
+    assert mark_cold_windows(windows).counted.first_step.tolist() == [4, 6, 8, 10, 14, 16, 18, 20]
+    assert np.flatnonzero(mark_cold_windows(windows).cold).tolist() == [1, 6]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcbench.analysis.audit.evidence import evidence
-from hpcbench.analysis.audit.findings import Finding, Severity
-from hpcbench.analysis.audit.judge import rank_audited
-from hpcbench.analysis.load import load
+from hpcbench.analysis.results_loading import load_results
+from hpcbench.audit.audit_findings import Finding, Severity
+from hpcbench.audit.evidence import collect_evidence
+from hpcbench.audit.judge import rank_audited
 from hpcbench.config.spec import Group
 
 
 def findings(results: Path, groups: Sequence[Group] = ()) -> list[Finding]:
     """Return all findings of a results folder."""
-    loaded = load([results])
-    return rank_audited(loaded.runs, evidence(loaded, groups), rank_by="throughput_samples_s")[1]
+    loaded = load_results([results])
+    return rank_audited(loaded.runs, collect_evidence(loaded, groups), rank_by="throughput_samples_s")[1]
 
 
 def codes(found: Sequence[Finding], row: str) -> set[str]:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcbench.analysis.audit.foreign.table import Stated
+from hpcbench.audit.tables.foreign_table import StatedFacts
 from hpcbench.errors import InputError
 from hpcbench.report.audit import audit_file, column_choices
 from hpcbench.report.findings import findings_json
@@ -22,7 +22,7 @@ def message(tmp_path: Path, data: bytes | str, name: str = "t.csv", **columns: s
     path = tmp_path / name
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
     with pytest.raises(InputError) as caught:
-        audit_file(path, Stated(samples_per_epoch=50_000, columns=columns))
+        audit_file(path, StatedFacts(samples_per_epoch=50_000, columns=columns))
     return str(caught.value)
 
 
@@ -48,7 +48,7 @@ def test_a_bad_cell_is_told_with_row_and_column(tmp_path: Path, cell: str, why: 
     row = f'a,"{cell}",50\n'
     path = tmp_path / "t.csv"
     path.write_text(HEADER + "b,1000,50\n" + row)
-    found, _ = audit_file(path, Stated(samples_per_epoch=50_000))
+    found, _ = audit_file(path, StatedFacts(samples_per_epoch=50_000))
     told = [each.message for each in found if each.code == "unreadable-cell"]
     assert len(told) == 1 and why in told[0] and "row 3, column 'throughput (img/s)'" in told[0]
     assert len(told[0]) < 300
@@ -60,7 +60,7 @@ def test_mixed_units_are_told_with_row_and_column(tmp_path: Path) -> None:
     """A cell in another unit than its column is left out, and said so."""
     path = tmp_path / "t.csv"
     path.write_text(HEADER + "a,1000,50\nb,1000,0.83 min\n")
-    found, _ = audit_file(path, Stated(samples_per_epoch=50_000))
+    found, _ = audit_file(path, StatedFacts(samples_per_epoch=50_000))
     told = next(each.message for each in found if each.code == "unreadable-cell")
     assert "row 3, column 'epoch time (s)': units are mixed: 'min' in a column of 's'" in told
 
@@ -89,7 +89,7 @@ def test_an_ambiguous_column_is_asked_for_and_never_guessed(tmp_path: Path) -> N
     assert "which column is throughput?" in told and "--column throughput='train throughput (img/s)'" in told
     path = tmp_path / "t.csv"
     for answer in ("train throughput (img/s)", "TRAIN_throughput (img/s)", "2"):
-        found, _ = audit_file(path, Stated(samples_per_epoch=50_000, columns={"throughput": answer}))
+        found, _ = audit_file(path, StatedFacts(samples_per_epoch=50_000, columns={"throughput": answer}))
         assert "samples-not-conserved" not in {each.code for each in found}
 
 
@@ -144,7 +144,7 @@ def test_a_megabyte_of_rows_is_judged_in_seconds(tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(HEADER + rows)
     assert 900_000 < path.stat().st_size < 1_000_000
-    found, _ = audit_file(path, Stated(samples_per_epoch=50_000))
+    found, _ = audit_file(path, StatedFacts(samples_per_epoch=50_000))
     assert sum(each.code == "samples-not-conserved" for each in found) == 47_000
 
 
@@ -152,14 +152,14 @@ def test_a_markdown_file_without_a_table_is_refused(tmp_path: Path) -> None:
     """And so is a file that is not there."""
     assert "there is no table in this file" in message(tmp_path, "# Only text\n", "t.md")
     with pytest.raises(InputError, match="no such table"):
-        audit_file(tmp_path / "none.csv", Stated())
+        audit_file(tmp_path / "none.csv", StatedFacts())
 
 
 def test_names_cannot_steer_a_terminal(tmp_path: Path) -> None:
     """Control characters of a name are not passed on."""
     path = tmp_path / "t.csv"
     path.write_text(HEADER + "a\x1b[2Jb\x07,1000,80\n")
-    found, _ = audit_file(path, Stated(samples_per_epoch=50_000))
+    found, _ = audit_file(path, StatedFacts(samples_per_epoch=50_000))
     assert found[0].rows == ("a [2Jb",)
 
 
@@ -167,7 +167,7 @@ def test_a_row_with_too_few_cells_is_no_crash(tmp_path: Path) -> None:
     """What is missing is missing; unbalanced quotes swallow rows and are told by what is left."""
     path = tmp_path / "t.csv"
     path.write_text(HEADER + 'a,1000\nb\n"c,1000,50\n')
-    found, _ = audit_file(path, Stated(samples_per_epoch=50_000))
+    found, _ = audit_file(path, StatedFacts(samples_per_epoch=50_000))
     assert {each.code for each in found} == {"too-few-repeats"}
 
 
@@ -206,7 +206,7 @@ def test_any_table_is_judged_or_refused(header: list[str], rows: list[list[str]]
             path = Path(folder) / name
             path.write_bytes(text.encode("utf-8", "surrogatepass"))
             try:
-                findings, _ = audit_file(path, Stated(samples_per_epoch=100, epochs=2, eval_samples=10))
+                findings, _ = audit_file(path, StatedFacts(samples_per_epoch=100, epochs=2, eval_samples=10))
             except InputError as error:
                 assert str(error).startswith(str(path))
             else:

@@ -9,8 +9,8 @@ from typing import Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hpcbench.ceilings.ceiling_records import Ceiling
 from hpcbench.config.spec import RunSpec
-from hpcbench.records.ceilings import Ceiling
 from hpcbench.runs.events import RunFailed, RunFinished
 from tests.audit.judging import errors, findings, group
 from tests.audit.written import TRAIN_SAMPLES, alone, run, telemetry, write

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 
 from hpcbench import cli
-from hpcbench.analysis.audit.findings import Finding, Severity
-from hpcbench.analysis.rows import plain_rows
+from hpcbench.analysis.result_rows import plain_rows
+from hpcbench.audit.audit_findings import Finding, Severity
 from hpcbench.catalog import CATALOG
 from hpcbench.config.load import load_sweep
 from hpcbench.errors import InputError

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from hpcbench.analysis.audit.findings import Finding, Rule, Scope
-from hpcbench.analysis.audit.rules import RULES
+from hpcbench.audit.audit_findings import AuditRule, Finding, FindingScope
+from hpcbench.audit.rule_table import ALL_RULES
+from hpcbench.ceilings.ceiling_records import CopyCheck
 from hpcbench.config.spec import Optimizer
-from hpcbench.records.ceilings import CopyCheck
 from hpcbench.runs.events import Check, Steps
 from tests.audit.judging import codes, errors, findings, group
 from tests.audit.witnesses import (
@@ -31,7 +31,7 @@ from tests.ceilings import written as ceilings
 
 ONLY_TABLES = {"batch-size-ambiguous", "unreadable-cell"}
 OF_NODES = {"copies-broken"}
-FROM_RECORDS = [rule for rule in RULES if rule.code not in ONLY_TABLES | OF_NODES]
+FROM_RECORDS = [rule for rule in ALL_RULES if rule.code not in ONLY_TABLES | OF_NODES]
 
 
 def judged(written: Write, results: Path) -> list[Finding]:
@@ -45,7 +45,7 @@ def test_every_rule_has_its_witnesses() -> None:
 
 
 @pytest.mark.parametrize("rule", FROM_RECORDS, ids=lambda rule: rule.code)
-def test_a_rule_names_the_run_that_breaks_it(rule: Rule, tmp_path: Path) -> None:
+def test_a_rule_names_the_run_that_breaks_it(rule: AuditRule, tmp_path: Path) -> None:
     """The finding is about that row alone, once, with a sentence, figures and advice."""
     found = [each for each in judged(BROKEN[rule.code], tmp_path / "r") if each.code == rule.code]
     assert [each.rows for each in found] == [(ROW,)]
@@ -55,7 +55,7 @@ def test_a_rule_names_the_run_that_breaks_it(rule: Rule, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("rule", FROM_RECORDS, ids=lambda rule: rule.code)
-def test_a_rule_is_silent_on_a_clean_run(rule: Rule, tmp_path: Path) -> None:
+def test_a_rule_is_silent_on_a_clean_run(rule: AuditRule, tmp_path: Path) -> None:
     """The same runs without the change give no such finding, and no error at all."""
     found = judged(CLEAN.get(rule.code, rivals(0.03, 0.01)), tmp_path / "r")
     assert rule.code not in {each.code for each in found}
@@ -66,7 +66,7 @@ def test_copies_that_break_are_told_of_the_node(tmp_path: Path) -> None:
     """It is about no row alone; a node whose copies arrive is not mentioned."""
     found = judged(with_broken_copies, tmp_path / "r")
     assert [(each.code, each.scope, each.rows) for each in errors(found)] == [
-        ("copies-broken", Scope.SWEEP, ())
+        ("copies-broken", FindingScope.SWEEP, ())
     ]
     whole = CopyCheck(device="H200", pairs=["0 1", "1 0"], broken=[])
     ceilings.write(tmp_path / "r" / "ceilings" / "n1.jsonl", [whole])
@@ -181,7 +181,7 @@ def test_runs_that_start_elsewhere_than_their_class_are_named(tmp_path: Path) ->
     write(tmp_path / "r", run(ROW, strategy="zero1"), change)
     found = errors(findings(tmp_path / "r"))
     assert {(each.code, each.rows, each.scope) for each in found} == {
-        ("initial-state-differs", (ROW,), Scope.RUN)
+        ("initial-state-differs", (ROW,), FindingScope.RUN)
     }
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hpcbench.analysis.audit.findings import Finding
-from hpcbench.analysis.audit.foreign.table import Stated
+from hpcbench.audit.audit_findings import Finding
+from hpcbench.audit.tables.foreign_table import StatedFacts
 from hpcbench.report.audit import audit_file
 from tests.audit.judging import codes, errors
 
@@ -18,7 +18,7 @@ STUDY1, STUDY2 = TABLES / "study1.csv", TABLES / "study2.csv"
 
 def found_in(path: Path, **stated: Any) -> list[Finding]:
     """Return the findings of a table."""
-    return audit_file(path, Stated(**stated))[0]
+    return audit_file(path, StatedFacts(**stated))[0]
 
 
 def table(tmp_path: Path, text: str, name: str = "t.csv") -> Path:
@@ -220,8 +220,8 @@ def test_a_text_cell_is_a_warning_and_the_rest_is_judged(tmp_path: Path) -> None
 
 def test_what_cannot_be_judged_is_said(tmp_path: Path) -> None:
     """Without --samples-per-epoch or --epochs the user is told what to add."""
-    assert "say --samples-per-epoch N" in " ".join(audit_file(STUDY1, Stated())[1])
-    assert "say --epochs N" in " ".join(audit_file(STUDY2, Stated(samples_per_epoch=50_000))[1])
+    assert "say --samples-per-epoch N" in " ".join(audit_file(STUDY1, StatedFacts())[1])
+    assert "say --epochs N" in " ".join(audit_file(STUDY2, StatedFacts(samples_per_epoch=50_000))[1])
 
 
 def test_a_name_that_says_more_may_learn_otherwise(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from hpcbench.ceilings.ceiling_records import Ceiling, CopyCheck
 from hpcbench.config.spec import Group, Optimizer
-from hpcbench.records.ceilings import Ceiling, CopyCheck
 from hpcbench.runs.events import Check, Epoch, Evaluation, RunFinished, Steps
 from tests.audit.judging import group
 from tests.audit.written import ENVIRONMENT, Change, alone, changing, run, telemetry, unchanged, write

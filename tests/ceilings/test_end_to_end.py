@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hpcbench.analysis.predict import Limit
+from hpcbench.ceilings.step_prediction import LimitingResource
 from hpcbench.report.audit import audit_results
 from hpcbench.report.collect import collect
 from tests.audit.judging import errors
@@ -48,7 +48,7 @@ def test_a_sweep_is_held_against_what_its_node_can_do(lab: Lab) -> None:
         assert row["extrapolated"] == "False" and row["missing"] == ""
     assert 0 <= float(told["ddp"]["overlap"]) <= 1 and told["collective"]["overlap"] == ""
     limits = pd.read_csv(report / "ranking.csv")["limit"]
-    assert set(limits) <= {each.value for each in Limit}
+    assert set(limits) <= {each.value for each in LimitingResource}
     assert errors(audit_results(results)[0]) == []
     printed = json.loads(lab.run("predict", sweep, "--json").stdout)["runs"]
     known = {each["name"]: each["error_pct"] for each in printed}

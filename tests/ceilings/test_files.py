@@ -7,10 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.cluster.probing import collect_ceilings
+from hpcbench.ceilings.ceiling_records import (
+    append_ceiling_lines,
+    ceiling_line,
+    newest_ceilings,
+    read_ceilings,
+)
+from hpcbench.ceilings.probe_plan import collect_ceilings
 from hpcbench.errors import RecordError
-from hpcbench.records.ceiling_files import newest, read_ceilings
-from hpcbench.records.ceiling_writer import append_lines, line_of
 from hpcbench.runs.results_folder import ResultsFolder, RunFolder
 from tests.ceilings.written import compute, line, link, loader, matrix, node, write
 
@@ -28,7 +32,7 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
 def test_the_later_of_two_lines_counts(tmp_path: Path) -> None:
     """The same thing measured again on the same host replaces the first; another batch does not."""
     path = write(tmp_path / "c.jsonl", [compute(), compute(batch=64), compute(seconds=0.02)])
-    kept = [each.ceiling for each in newest(read_ceilings(path).records)]
+    kept = [each.ceiling for each in newest_ceilings(read_ceilings(path).records)]
     assert kept == [compute(seconds=0.02), compute(batch=64)]
 
 
@@ -44,11 +48,11 @@ def test_lines_after_a_torn_one_can_be_read(tmp_path: Path) -> None:
     """Who measures next drops the line that was cut off; what is no record of ours is left alone."""
     path = write(tmp_path / "c.jsonl", [compute(), loader()])
     path.write_text(path.read_text()[:-20])
-    append_lines(path, [line_of(matrix(), "n1")])
+    append_ceiling_lines(path, [ceiling_line(matrix(), "n1")])
     assert [each.ceiling for each in read_ceilings(path).records] == [compute(), matrix()]
     notes = tmp_path / "notes.txt"
     notes.write_text("mine")
-    append_lines(notes, [])
+    append_ceiling_lines(notes, [])
     assert notes.read_text() == "mine"
 
 
@@ -113,10 +117,10 @@ def test_a_line_without_its_header_is_refused(tmp_path: Path) -> None:
 def test_lines_are_added_behind_whole_ones(tmp_path: Path) -> None:
     """What was written before stays, but for a line that was cut off; no other file is left beside it."""
     path = tmp_path / "here" / "node.jsonl"
-    append_lines(path, [line_of(compute(batch=8), "node")])
+    append_ceiling_lines(path, [ceiling_line(compute(batch=8), "node")])
     with path.open("a") as file:
         file.write('{"ceiling":"compute')
-    append_lines(path, [line_of(compute(batch=16), "node"), line_of(loader(), "node")])
+    append_ceiling_lines(path, [ceiling_line(compute(batch=16), "node"), ceiling_line(loader(), "node")])
     found = [record.ceiling for record in read_ceilings(path).records]
     assert found == [compute(batch=8), compute(batch=16), loader()]
     assert list(path.parent.iterdir()) == [path]
@@ -125,4 +129,4 @@ def test_lines_are_added_behind_whole_ones(tmp_path: Path) -> None:
 def test_figures_that_are_not_finite_are_no_line() -> None:
     """A rate that is infinite is refused where it is written, not where it is read."""
     with pytest.raises(ValueError, match="JSON"):
-        line_of(compute(images_per_s=float("inf")), "node")
+        ceiling_line(compute(images_per_s=float("inf")), "node")

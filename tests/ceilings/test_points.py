@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hpcbench.config.spec import Input, Resources, RunSpec
-from hpcbench.measure.ceilings.points import (
+from hpcbench.ceilings.measurement_points import (
     compute_points,
-    distinct,
     input_points,
-    is_measured,
     link_points,
     local_devices,
     points_of,
-    probe_spec,
 )
+from hpcbench.ceilings.probe_plan import is_measured, one_run_per_ceilings, probe_spec
+from hpcbench.config.spec import Input, Resources, RunSpec
 from tests.ceilings.written import compute, link, loader, matrix
 
 DDP = RunSpec(name="d", strategy="ddp", backend="gloo", ranks=2, data_shards=2, batch_size=32, epochs=1)
@@ -76,5 +74,5 @@ def test_probe_has_the_processes_of_its_largest_run() -> None:
 def test_repeats_share_their_ceilings() -> None:
     """Runs with the same points are measured once."""
     repeats = [replace(DDP, repeat=number, seed=number) for number in range(3)]
-    assert len(distinct([*repeats, ALONE])) == 2
+    assert len(one_run_per_ceilings([*repeats, ALONE])) == 2
     assert points_of(DDP) == points_of(repeats[2])

@@ -6,12 +6,17 @@ from typing import Any
 
 import pytest
 
-from hpcbench.analysis.ceilings import Ceilings
-from hpcbench.analysis.predict import Limit, Prediction, Seen, Unknown, predict
-from hpcbench.analysis.project import project
+from hpcbench.ceilings.ceiling_records import Ceiling, CopyCheck, MeasuredCeiling
+from hpcbench.ceilings.node_ceilings import Ceilings
+from hpcbench.ceilings.step_prediction import (
+    LimitingResource,
+    MissingCeiling,
+    ObservedCosts,
+    StepPrediction,
+    predict_other_ranks,
+    predict_step,
+)
 from hpcbench.config.spec import Input, RunSpec
-from hpcbench.records.ceiling_files import MeasuredCeiling
-from hpcbench.records.ceilings import Ceiling, CopyCheck
 from tests.audit.written import alone, run
 from tests.ceilings.written import PARAMETERS, compute, link, loader, matrix, node
 
@@ -26,10 +31,10 @@ def ceilings(*some: Ceiling, host: str = "n1") -> Ceilings:
 
 def predicted(
     spec: RunSpec, *some: Ceiling, overlap: float | None = None, served_s: float | None = None
-) -> Prediction:
+) -> StepPrediction:
     """Return a prediction that has to be possible."""
-    found = predict(spec, ceilings(*(some or node())), Seen(overlap, served_s))
-    assert isinstance(found, Prediction)
+    found = predict_step(spec, ceilings(*(some or node())), ObservedCosts(overlap, served_s))
+    assert isinstance(found, StepPrediction)
     return found
 
 
@@ -38,7 +43,7 @@ def test_one_process_needs_what_it_was_measured_to_need() -> None:
     found = predicted(alone())
     assert found.step_s == pytest.approx(0.016 + 64 / 60_000)
     assert found.exchange_s == 0 and found.samples_s == pytest.approx(64 / found.step_s)
-    assert found.assumed == () and found.limit is Limit.COMPUTE
+    assert found.assumed == () and found.limit is LimitingResource.COMPUTE
 
 
 def test_an_all_reduce_tensor_by_tensor_pays_each_latency() -> None:
@@ -89,7 +94,7 @@ def test_workers_that_wait_for_nobody_are_counted_all() -> None:
     assert spec.global_batch == spec.samples_per_step // 2 == 32
     found = predicted(spec)
     assert found.samples_s == pytest.approx(64 / found.step_s)
-    four = next(each for each in project(spec, ceilings(*node())) if each.ranks == 4)
+    four = next(each for each in predict_other_ranks(spec, ceilings(*node())) if each.ranks == 4)
     assert four.prediction.samples_s == pytest.approx(128 / four.prediction.step_s)
 
 
@@ -113,19 +118,19 @@ def test_a_loader_with_processes_works_beside_the_model() -> None:
     fast = predicted(run(), compute(), loader(workers=2), link(), link("broadcast"))
     assert fast.step_s == pytest.approx(0.010 + fast.exposed_s)
     slow = predicted(run(), compute(), loader(workers=2, images_per_s=1000.0), link(), link("broadcast"))
-    assert slow.step_s == pytest.approx(0.064) and slow.limit is Limit.INPUT
+    assert slow.step_s == pytest.approx(0.064) and slow.limit is LimitingResource.INPUT
 
 
 def test_the_binding_limit_is_the_largest_part() -> None:
     """Slow links bind by their bytes, long waits by their latency, and else the device computes."""
 
-    def limit(**fields: Any) -> Limit:
+    def limit(**fields: Any) -> LimitingResource:
         spec = run(strategy="collective", strategy_options={"exchange": "per_parameter"})
         return predicted(spec, compute(), loader(), link(**fields)).limit
 
-    assert limit() is Limit.COMPUTE
-    assert limit(bandwidth=1e6) is Limit.LINK
-    assert limit(alpha_s=0.01) is Limit.LATENCY
+    assert limit() is LimitingResource.COMPUTE
+    assert limit(bandwidth=1e6) is LimitingResource.LINK
+    assert limit(alpha_s=0.01) is LimitingResource.LATENCY
 
 
 def test_a_step_that_costs_as_much_without_images_is_bound_by_latency() -> None:
@@ -136,9 +141,9 @@ def test_a_step_that_costs_as_much_without_images_is_bound_by_latency() -> None:
         loader(ranks=1, batch=64),
     ]
     found = predicted(alone(), *flat)
-    assert found.limit is Limit.LATENCY and found.fixed_s > 0.008
+    assert found.limit is LimitingResource.LATENCY and found.fixed_s > 0.008
     steep = [compute(ranks=1, batch=64), compute(ranks=1, batch=128, seconds=0.02), loader(ranks=1, batch=64)]
-    assert predicted(alone(), *steep).limit is Limit.COMPUTE
+    assert predicted(alone(), *steep).limit is LimitingResource.COMPUTE
 
 
 def test_what_was_not_measured_is_said() -> None:
@@ -176,15 +181,15 @@ def test_a_gpu_does_not_care_for_the_others() -> None:
 def test_what_cannot_be_predicted_says_what_is_missing(spec: RunSpec, left_out: str | None, why: str) -> None:
     """Nothing is guessed."""
     there = [each for each in node() if getattr(each, "operation", None) != left_out or left_out is None]
-    found = predict(spec, ceilings(*there))
-    assert isinstance(found, Unknown) and why in found.missing
+    found = predict_step(spec, ceilings(*there))
+    assert isinstance(found, MissingCeiling) and why in found.missing
 
 
 def test_ceilings_of_the_host_come_first() -> None:
     """Another host's stand in only where the device is the same and the host has none."""
     both = Ceilings.of([MeasuredCeiling(compute(), "n1", 1), MeasuredCeiling(compute(seconds=0.02), "n2", 1)])
-    found = predict(run(strategy="single_gpu", backend=None), both.at("n2", "cpu"))
-    assert isinstance(found, Prediction) and found.compute_s == pytest.approx(0.02)
+    found = predict_step(run(strategy="single_gpu", backend=None), both.at("n2", "cpu"))
+    assert isinstance(found, StepPrediction) and found.compute_s == pytest.approx(0.02)
     assert both.at("n3", "cpu").records == both.records
     assert not both.at("n1", "H200")
 

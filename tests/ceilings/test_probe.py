@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 import pytest
 import yaml
 
-from hpcbench.records.ceiling_files import read_ceilings
-from hpcbench.records.ceilings import (
+from hpcbench.ceilings.ceiling_records import (
     Ceiling,
     ComputeCeiling,
     CopyCheck,
@@ -21,6 +20,7 @@ from hpcbench.records.ceilings import (
     LinkCeiling,
     MatrixCeiling,
     TransferCeiling,
+    read_ceilings,
 )
 from tests.cluster.helpers import HPCBENCH, Lab, injected
 
@@ -148,7 +148,7 @@ def test_failed_probe_fails_no_run(lab: Lab) -> None:
         "import sys\n"
         "class Break:\n"
         "    def find_spec(self, name, path=None, target=None):\n"
-        "        if name == 'hpcbench.measure.ceilings.loading':\n"
+        "        if name == 'hpcbench.ceilings.probe.node_measurements':\n"
         "            raise RuntimeError('no probe today')\n"
         "sys.meta_path.insert(0, Break())\n"
     )

@@ -14,10 +14,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from hpcbench import cli
-from hpcbench.analysis.limits import Standing, standings
-from hpcbench.analysis.load import Loaded, load
-from hpcbench.analysis.predict import Limit, Prediction, Unknown
-from hpcbench.analysis.rows import plain_rows
+from hpcbench.analysis.limit_analysis import MeasuredVsPredicted, compare_with_predictions
+from hpcbench.analysis.result_rows import plain_rows
+from hpcbench.analysis.results_loading import LoadedResults, load_results
+from hpcbench.ceilings.step_prediction import LimitingResource, MissingCeiling, StepPrediction
 from hpcbench.report.collect import collect
 from hpcbench.report.languages import words
 from hpcbench.report.limits import limit_tables, sentence
@@ -46,15 +46,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded(results: Path) -> Loaded:
+def loaded(results: Path) -> LoadedResults:
     """Return what was read of them."""
-    return load([results])
+    return load_results([results])
 
 
-def test_each_run_stands_somewhere(loaded: Loaded) -> None:
+def test_each_run_stands_somewhere(loaded: LoadedResults) -> None:
     """Prediction, share of it, limit and MFU; the formulas are those of docs/ceilings.md."""
-    found = standings(loaded)["ddp"]
-    assert isinstance(found.predicted, Prediction) and found.limit is Limit.COMPUTE
+    found = compare_with_predictions(loaded)["ddp"]
+    assert isinstance(found.predicted, StepPrediction) and found.limit is LimitingResource.COMPUTE
     assert found.step_s == pytest.approx(0.0115, rel=0.02)
     assert found.of_predicted == pytest.approx(found.predicted.step_s / found.step_s)
     # 64 images of 1 MFLOP in a step, on two devices of 10 GFLOP/s.
@@ -62,16 +62,16 @@ def test_each_run_stands_somewhere(loaded: Loaded) -> None:
     assert found.compute_samples_s == pytest.approx(64 / 0.010)
 
 
-def test_a_run_without_a_ceiling_says_which_is_missing(loaded: Loaded) -> None:
+def test_a_run_without_a_ceiling_says_which_is_missing(loaded: LoadedResults) -> None:
     """Nothing is guessed for it."""
-    found = standings(loaded)["fp64"]
-    assert isinstance(found.predicted, Unknown) and found.of_predicted is None and found.limit is None
+    found = compare_with_predictions(loaded)["fp64"]
+    assert isinstance(found.predicted, MissingCeiling) and found.of_predicted is None and found.limit is None
     assert "no compute ceiling of smallconv on digits at fp64" in sentence(found, "img", ENGLISH)
 
 
-def test_a_sentence_says_how_far_what_binds_and_where_the_rest_goes(loaded: Loaded) -> None:
+def test_a_sentence_says_how_far_what_binds_and_where_the_rest_goes(loaded: LoadedResults) -> None:
     """A run at its limit has nothing to explain; one that is far from it has."""
-    found = standings(loaded)
+    found = compare_with_predictions(loaded)
     near, far = (sentence(found[name], "img", ENGLISH) for name in ("ddp", "collective"))
     assert near.startswith(
         "96 % of the 5,799 img/s that its ceilings predict; computing takes most of a step"
@@ -85,7 +85,7 @@ def test_evaluation_binds_where_it_takes_longer_than_training(tmp_path: Path) ->
     """Whatever the steps are limited by."""
     write(tmp_path, run("ddp"), changing(Epoch, evaluation_s=lambda e: 1.1 * e.train_s))
     ceilings.write(tmp_path / "ceilings" / "n1.jsonl", ceilings.node())
-    assert standings(load([tmp_path]))["ddp"].limit is Limit.EVALUATION
+    assert compare_with_predictions(load_results([tmp_path]))["ddp"].limit is LimitingResource.EVALUATION
 
 
 def _with_ablation(without_s: float) -> Callable[[int, Event], Event]:
@@ -110,9 +110,9 @@ def test_overlap_is_what_leaving_the_exchange_out_does_not_save(tmp_path: Path) 
     saved_s = during_s / 2 + buffers_s
     write(tmp_path, run("ddp"), _with_ablation(0.011 - saved_s))
     ceilings.write(tmp_path / "ceilings" / "n1.jsonl", ceilings.node())
-    known = load([tmp_path])
-    predicted = standings(known)["ddp"].predicted
-    assert isinstance(predicted, Prediction) and predicted.overlap == pytest.approx(0.5)
+    known = load_results([tmp_path])
+    predicted = compare_with_predictions(known)["ddp"].predicted
+    assert isinstance(predicted, StepPrediction) and predicted.overlap == pytest.approx(0.5)
     assert predicted.left_out == ()
     told = known.keyed[0][1].figures
     assert told is not None
@@ -124,8 +124,8 @@ def test_no_more_than_everything_is_hidden_and_no_less_than_nothing(tmp_path: Pa
     for name, without_s, share in (("fast", 0.012, 1.0), ("slow", 0.001, 0.0)):
         write(tmp_path / name, run("ddp"), _with_ablation(without_s))
         ceilings.write(tmp_path / name / "ceilings" / "n1.jsonl", ceilings.node())
-        predicted = standings(load([tmp_path / name]))["ddp"].predicted
-        assert isinstance(predicted, Prediction) and predicted.overlap == share
+        predicted = compare_with_predictions(load_results([tmp_path / name]))["ddp"].predicted
+        assert isinstance(predicted, StepPrediction) and predicted.overlap == share
 
 
 def test_the_report_has_limits(results: Path) -> None:
@@ -155,12 +155,16 @@ def test_without_ceilings_a_report_is_as_it_was(tmp_path: Path) -> None:
     assert "## Limits" not in text and "% of predicted" not in text
 
 
-def scene_of(loaded: Loaded) -> Scene:
+def scene_of(loaded: LoadedResults) -> Scene:
     """Return the class of the three runs."""
-    from hpcbench.analysis.ranking import rank
+    from hpcbench.analysis.ranking import rank_runs
 
-    rows = plain_rows(rank(loaded.runs).frame)
-    return next(s for s in scenes(loaded, rows, (), ENGLISH, standings(loaded)) if s.title.endswith("gb64"))
+    rows = plain_rows(rank_runs(loaded.runs).frame)
+    return next(
+        s
+        for s in scenes(loaded, rows, (), ENGLISH, compare_with_predictions(loaded))
+        if s.title.endswith("gb64")
+    )
 
 
 def lines(figure: Figure, panel: int) -> list[tuple[str, list[float]]]:
@@ -172,7 +176,7 @@ def lines(figure: Figure, panel: int) -> list[tuple[str, list[float]]]:
     ]
 
 
-def test_an_extrapolation_is_drawn_as_one(loaded: Loaded) -> None:
+def test_an_extrapolation_is_drawn_as_one(loaded: LoadedResults) -> None:
     """From two ranks, which were measured, to four, which were not: dashed."""
     with style():
         drawn = draw_prediction(scene_of(loaded))
@@ -189,17 +193,17 @@ def test_where_everything_was_measured_the_line_is_solid(results: Path, tmp_path
     ceilings.write(tmp_path / "r" / "ceilings" / "n1.jsonl", [*ceilings.node(), *more])
     write(tmp_path / "r", run("ddp"))
     with style():
-        drawn = draw_prediction(scene_of(load([tmp_path / "r"])))
+        drawn = draw_prediction(scene_of(load_results([tmp_path / "r"])))
     assert drawn is not None and ("-", [2.0, 4.0]) in lines(drawn, 1)
 
 
-def test_nothing_is_drawn_of_what_was_not_predicted(loaded: Loaded) -> None:
+def test_nothing_is_drawn_of_what_was_not_predicted(loaded: LoadedResults) -> None:
     """Without standings neither picture."""
     bare = replace(scene_of(loaded), standings={})
     assert draw_limits(bare) is None and draw_prediction(bare) is None
 
 
-def test_bars_end_at_what_was_reached(loaded: Loaded) -> None:
+def test_bars_end_at_what_was_reached(loaded: LoadedResults) -> None:
     """In per cent of the prediction, one bar a run that was predicted."""
     scene = scene_of(loaded)
     with style():
@@ -214,8 +218,8 @@ def test_tables_of_limits_mark_extrapolations(tmp_path: Path) -> None:
     """A star stands at a prediction for which something was carried over."""
     write(tmp_path, run("ddp", ranks=4, data_shards=4, batch_size=16))
     ceilings.write(tmp_path / "ceilings" / "n1.jsonl", ceilings.node())
-    known = load([tmp_path])
-    found: dict[str, Standing] = standings(known)
+    known = load_results([tmp_path])
+    found: dict[str, MeasuredVsPredicted] = compare_with_predictions(known)
     table = limit_tables(
         found, known.ceilings, [{"experiment": "ddp", "class": "c", "dataset": "digits"}], ENGLISH
     )

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hpcbench.records.ceilings import (
-    SCHEMA,
+from hpcbench.ceilings.ceiling_records import (
+    CEILING_SCHEMA,
     Ceiling,
     ComputeCeiling,
     InputCeiling,
@@ -83,7 +83,7 @@ def node() -> list[Ceiling]:
 
 def line(ceiling: Ceiling, *, host: str = "n1", time_ns: int = 1) -> str:
     """Return the line of a ceiling, as it stands in a file."""
-    head = {"ceiling": ceiling.kind, "schema": SCHEMA, "host": host, "time_ns": time_ns}
+    head = {"ceiling": ceiling.kind, "schema": CEILING_SCHEMA, "host": host, "time_ns": time_ns}
     return json.dumps({**head, **asdict(ceiling)}) + "\n"
 
 

@@ -11,10 +11,11 @@ import orjson
 import pandas as pd
 import pytest
 
-from hpcbench.analysis import reading
-from hpcbench.analysis.cache import dump
-from hpcbench.analysis.digest import StoredSteps, digest, from_json, to_json
-from hpcbench.analysis.load import load
+from hpcbench.analysis import digest_reading
+from hpcbench.analysis.digest_reading import dump_cache
+from hpcbench.analysis.results_loading import load_results
+from hpcbench.analysis.run_digest import digest_from_json, digest_to_json, read_digest
+from hpcbench.analysis.step_tables import StoredSteps
 from hpcbench.report.collect import collect
 from hpcbench.runs.results_folder import RunFolder
 from tests.audit import written
@@ -40,9 +41,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def noting(folder: RunFolder, claimed: frozenset[int]) -> object:
         seen.append(f"{folder.path.parent.name}/{folder.path.name}")
-        return digest(folder, claimed)
+        return read_digest(folder, claimed)
 
-    monkeypatch.setattr(reading, "digest", noting)
+    monkeypatch.setattr(digest_reading, "read_digest", noting)
     return seen
 
 
@@ -138,7 +139,7 @@ def test_a_lost_part_of_the_steps_is_read_again(sweep: Sweep, read: list[str]) -
 
 def test_steps_are_the_same_from_parts_as_from_records(sweep: Sweep) -> None:
     """Pictures drawn from an earlier report's steps are those drawn from the records."""
-    fresh = load([sweep.folder.path]).steps
+    fresh = load_results([sweep.folder.path]).steps
     collect([sweep.folder.path], pictures=False)
     collected = collect([sweep.folder.path], pictures=True)
     stored = pd.read_parquet(collected.report / "steps.parquet").sort_values(["experiment", "repeat", "step"])
@@ -158,7 +159,7 @@ def test_many_runs_stand_in_several_parts_and_are_read_in_processes(
     alone = contents(sweep)
     assert sum(name.startswith("steps.parquet/") for name in alone) > 1
     (sweep.folder.report / CACHE).unlink()
-    monkeypatch.setattr(reading, "WORTH_A_PROCESS_BYTES", 1)
+    monkeypatch.setattr(digest_reading, "BYTES_PER_PROCESS", 1)
     assert contents(sweep) == alone
 
 
@@ -168,16 +169,16 @@ def test_a_digest_comes_back_as_it_went(tmp_path: Path) -> None:
     run = written.run("ps", strategy="ps", servers=1, strategy_options={"mode": "async"}, backend="gloo")
     results = written.write(tmp_path / "r", run, repeats=1, **story)
     folder = RunFolder(results / "runs" / "ps" / "r0")
-    kept = digest(folder, frozenset())
+    kept = read_digest(folder, frozenset())
     assert kept.observed and kept.history.checks and kept.figures and kept.figures.staleness
     place = StoredSteps(tmp_path / "part", 0, len(kept.steps), "ps")  # type: ignore[arg-type]
-    data = orjson.loads(dump({"ps": ([], kept, place)}))["runs"]["ps"]["digest"]
-    assert from_json(data, place) == replace(kept, steps=place)
-    assert data.keys() == to_json(kept).keys()
+    data = orjson.loads(dump_cache({"ps": ([], kept, place)}))["runs"]["ps"]["digest"]
+    assert digest_from_json(data, place) == replace(kept, steps=place)
+    assert data.keys() == digest_to_json(kept).keys()
 
 
 def test_what_is_not_kept_cannot_be_read_by_mistake(sweep: Sweep) -> None:
     """Windows are gone after a run was read: whoever asks for them is told, instead of seeing none."""
-    history = load([sweep.folder.path]).keyed[0][1].history
+    history = load_results([sweep.folder.path]).keyed[0][1].history
     with pytest.raises(AssertionError, match="digest"):
         len(history.windows)

@@ -8,9 +8,9 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from hpcbench.analysis.load import load
-from hpcbench.analysis.ranking import rank
-from hpcbench.analysis.rows import plain_rows
+from hpcbench.analysis.ranking import rank_runs
+from hpcbench.analysis.result_rows import plain_rows
+from hpcbench.analysis.results_loading import load_results
 from hpcbench.report.languages import words
 from hpcbench.report.plots.communication import draw_communication
 from hpcbench.report.plots.scene import scenes
@@ -24,7 +24,7 @@ ALL_INSIDE = Story(step_s=0.02, noise=0.0, shares=(0.0, 1.0, 0.0, 0.0, 0.0))
 def ablate(sweep: Sweep, name: str, with_s: float, without_s: float) -> None:
     """Let each rank of a run say what its steps take with and without the exchange."""
     folder = sweep.folder.run(name, 0)
-    run_id = load([sweep.folder.path]).runs.set_index("experiment").loc[name, "run_id"]
+    run_id = load_results([sweep.folder.path]).runs.set_index("experiment").loc[name, "run_id"]
     event = ExchangeAblation(
         epoch=1, with_exchange_s=[with_s] * 5, without_exchange_s=[without_s] * 5, wall_s=1.0
     )
@@ -36,8 +36,8 @@ def ablate(sweep: Sweep, name: str, with_s: float, without_s: float) -> None:
 
 def drawn(sweep: Sweep) -> Figure | None:
     """Draw the only class of a sweep."""
-    loaded = load([sweep.folder.path])
-    (scene,) = scenes(loaded, plain_rows(rank(loaded.runs).frame), [], words("en"))
+    loaded = load_results([sweep.folder.path])
+    (scene,) = scenes(loaded, plain_rows(rank_runs(loaded.runs).frame), [], words("en"))
     return draw_communication(scene)
 
 

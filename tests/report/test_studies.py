@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from hpcbench.analysis.audit.rules import RULES
-from hpcbench.analysis.history import History
-from hpcbench.analysis.load import load
-from hpcbench.analysis.scaling import speed_ups
-from hpcbench.analysis.target import targets, times_to_accuracy
+from hpcbench.analysis.derived_columns import speed_ups, target_accuracies, times_to_accuracy
+from hpcbench.analysis.results_loading import load_results
+from hpcbench.analysis.run_history import RunHistory
+from hpcbench.audit.rule_table import ALL_RULES
 from hpcbench.reference import CIFAR100, IMAGENET, published_rows
 from hpcbench.report.collect import Collected, collect
 from hpcbench.report.languages import LANGUAGES
@@ -124,8 +123,8 @@ def test_time_to_accuracy_counts_epochs_until_all_repeats_reach_it(tmp_path: Pat
     sweep = Sweep(tmp_path / "sweep")
     sweep.repeats(single(), Story(step_s=0.01, rng=random.Random(1)))
     sweep.repeats(spec("worse", cache="memory"), Story(final_acc=0.6))
-    loaded = load([sweep.folder.path])
-    times = times_to_accuracy(loaded.runs, loaded.epochs, targets(loaded.runs, 70.0))
+    loaded = load_results([sweep.folder.path])
+    times = times_to_accuracy(loaded.runs, loaded.epochs, target_accuracies(loaded.runs, 70.0))
     mine = loaded.epochs[loaded.epochs["experiment"] == "single_gpu"]
     by_hand = [
         part.loc[: (part["acc_pct"] >= 70).idxmax(), "epoch_time_s"].sum()
@@ -139,7 +138,7 @@ def test_every_language_has_every_word() -> None:
     english, chinese = (vars(LANGUAGES[lang]) for lang in ("en", "zh"))
     for name, value in english.items():
         if name == "rules":
-            assert chinese[name].keys() == {rule.code for rule in RULES}
+            assert chinese[name].keys() == {rule.code for rule in ALL_RULES}
         elif isinstance(value, dict):
             assert value.keys() == chinese[name].keys(), name
             assert all(set(_holes(value[key])) == set(_holes(chinese[name][key])) for key in value), name
@@ -206,7 +205,7 @@ def test_steps_are_told_as_arrays_and_read_by_anybody(studies: Collected) -> Non
     assert list(steps.columns) == ["experiment", "repeat", "run_id", "epoch", "step", "loss", "acc_pct"]
     assert len(steps) == 2 * 3 * 3 * (1437 // 64)
     assert steps["loss"].between(0, 4).all()
-    assert History(state="finished").updates == ()  # type: ignore[arg-type]
+    assert RunHistory(state="finished").updates == ()  # type: ignore[arg-type]
     assert json.loads(pd.read_parquet(studies.report / "runs.parquet")["environment"].iloc[0]) == {}
 
 

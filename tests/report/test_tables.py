@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from hpcbench.analysis.load import load
-from hpcbench.analysis.ranking import rank
-from hpcbench.analysis.rows import plain_rows
+from hpcbench.analysis.ranking import rank_runs
+from hpcbench.analysis.result_rows import plain_rows
+from hpcbench.analysis.results_loading import load_results
 from hpcbench.report.cells import number
 from hpcbench.report.files import slugs
 from hpcbench.report.tables import to_csv
@@ -30,7 +30,7 @@ def frame(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     sweep.repeats(single(), Story(step_s=0.01, rng=random.Random(1)))
     sweep.repeats(spec(LONG), Story(step_s=0.02, rng=random.Random(2)), count=2)
     sweep.run(spec("oom", cache="memory")).fail(limit="memory")
-    return rank(load([sweep.folder.path]).runs).frame
+    return rank_runs(load_results([sweep.folder.path]).runs).frame
 
 
 def printed(frame: pd.DataFrame, width: int, *, encoding: str = "utf-8", terminal: bool = False) -> str:
@@ -106,12 +106,14 @@ def test_markup_in_names_is_text(tmp_path: Path) -> None:
     """Square brackets in a name are no markup of the terminal library."""
     sweep = Sweep(tmp_path / "sweep")
     sweep.repeats(spec("[red]x[/red]".replace("/", "")), count=1)
-    assert "[red]x[red]" in printed(rank(load([sweep.folder.path]).runs).frame, 100)
+    assert "[red]x[red]" in printed(rank_runs(load_results([sweep.folder.path]).runs).frame, 100)
 
 
 def test_nothing_to_show_is_said(tmp_path: Path) -> None:
     """An empty ranking prints a sentence."""
-    assert "No run" in printed(rank(load([Sweep(tmp_path / "sweep").folder.path]).runs).frame, 80)
+    assert "No run" in printed(
+        rank_runs(load_results([Sweep(tmp_path / "sweep").folder.path]).runs).frame, 80
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from hpcbench.records.ceiling_files import read_ceilings
-from hpcbench.records.ceilings import ComputeCeiling, InputCeiling, LinkCeiling
+from hpcbench.ceilings.ceiling_records import ComputeCeiling, InputCeiling, LinkCeiling, read_ceilings
 from hpcbench.runs import ledger
 from hpcbench.runs.events import Check
 from tests.cluster.helpers import eventually

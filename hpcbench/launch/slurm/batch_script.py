@@ -16,7 +16,7 @@ from typing import Any
 
 import submitit
 
-from hpcbench.cluster.probing import probing_limits_s
+from hpcbench.ceilings.probe_plan import probe_time_limits_s
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import InputError
 from hpcbench.launch.slurm.slurm_profile import Profile
@@ -93,7 +93,7 @@ def shuffled_inside_repeats(runs: Sequence[RunSpec]) -> list[RunSpec]:
 def _allocation(runs: Sequence[RunSpec], profile: Profile, cap: int | None, *, array: bool) -> Allocation:
     limits = [spec.resources.time_s for spec in runs]
     if not array:
-        limits += probing_limits_s(runs)
+        limits += probe_time_limits_s(runs)
     needed = JOB_START_S + (max(limits) if array else sum(limits) + BETWEEN_RUNS_S * (len(limits) - 1))
     return Allocation(
         runs=tuple(runs),

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hpcbench.cluster.probing import probe_first
 from hpcbench.config.spec import RunSpec
 from hpcbench.errors import HpcbenchError
+from hpcbench.launch.ceiling_probing import measure_before_first_run
 from hpcbench.launch.job_execution import JobExecution, submitter_environment
 from hpcbench.launch.jobs import is_job_over
 from hpcbench.launch.machine_resources import this_machine
@@ -234,7 +234,7 @@ def run_first_node(plan: JobPlan, here: SlurmTask, inbox: SupervisorInbox) -> in
         work = replace(work, others=others)
     runs = here.part_of(plan.runs)
     with keep_staged(Path(plan.results), runs, inbox.stopped):
-        probe_first(work, runs)
+        measure_before_first_run(work, runs)
         for name, repeat in runs:
             if inbox.stopped() or (work.others and work.others.lost):
                 break

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hpcbench.analysis.history import State
-from hpcbench.analysis.load import Loaded, Run
+from hpcbench.analysis.results_loading import LoadedResults, LoadedRun
+from hpcbench.analysis.run_history import RecordedState
 
 DIGITS = 5
 BY_EPOCH = ("train_loss", "acc_pct", "throughput_samples_s", "peak_mem_mb")
@@ -22,10 +22,10 @@ STATISTICS = ("mean", "min", "max")
 Curve = list[list[float | None]]
 
 
-def curves(loaded: Loaded) -> dict[str, dict[str, Curve]]:
+def curves(loaded: LoadedResults) -> dict[str, dict[str, Curve]]:
     """Return the curves of each experiment that has any, over its finished repeats."""
     runs, epochs = loaded.runs, loaded.epochs
-    finished = set(runs.loc[runs["state"] == State.FINISHED.value, "run_id"])
+    finished = set(runs.loc[runs["state"] == RecordedState.FINISHED.value, "run_id"])
     found: dict[str, dict[str, Curve]] = {}
     by_epoch = epochs[epochs["run_id"].isin(finished)].astype(dict.fromkeys(BY_EPOCH, "float64"))
     for metric in BY_EPOCH:
@@ -36,9 +36,9 @@ def curves(loaded: Loaded) -> dict[str, dict[str, Curve]]:
     return found
 
 
-def _by_step(keyed: Sequence[tuple[str, Run]]) -> pd.DataFrame:
+def _by_step(keyed: Sequence[tuple[str, LoadedRun]]) -> pd.DataFrame:
     """Return mean, lowest and highest repeat of the loss, in bins of equally many steps."""
-    told = [(name, run.digest.curve) for name, run in keyed if run.history.state is State.FINISHED]
+    told = [(name, run.digest.curve) for name, run in keyed if run.history.state is RecordedState.FINISHED]
     points = pd.DataFrame(
         {
             "experiment": np.repeat([name for name, _ in told], [len(x) for _, (x, _) in told]),

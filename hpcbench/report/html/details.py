@@ -11,9 +11,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from hpcbench.analysis.figures import PHASES
-from hpcbench.analysis.history import State
-from hpcbench.analysis.rows import LIFE, plain_rows
+from hpcbench.analysis.result_columns import LIFETIME_PARTS, PHASES
+from hpcbench.analysis.result_rows import plain_rows
+from hpcbench.analysis.run_history import RecordedState
 from hpcbench.report.cells import NOTHING, Row, number
 from hpcbench.report.methods import steady
 from hpcbench.report.words import Words
@@ -95,9 +95,9 @@ def phase_shares(row: Row) -> dict[str, float]:
 
 
 def _life(row: Row, words: Words) -> str:
-    if row["state"] != State.FINISHED.value:
+    if row["state"] != RecordedState.FINISHED.value:
         return NOTHING
-    known = [(part, row[f"life_{part}_s"]) for part in LIFE]
+    known = [(part, row[f"life_{part}_s"]) for part in LIFETIME_PARTS]
     return words.joiner.join(f"{words.life[part]} {number(s)} s" for part, s in known if s)
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpcbench.analysis.audit.findings import Finding
+from hpcbench.audit.audit_findings import Finding
 from hpcbench.report.findings import rule_texts
 from hpcbench.report.words import Words
 

@@ -12,11 +12,11 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hpcbench.analysis.audit.findings import Finding
-from hpcbench.analysis.history import State
-from hpcbench.analysis.load import Loaded
 from hpcbench.analysis.ranking import Ranking
-from hpcbench.analysis.rows import plain_rows
+from hpcbench.analysis.result_rows import plain_rows
+from hpcbench.analysis.results_loading import LoadedResults
+from hpcbench.analysis.run_history import RecordedState
+from hpcbench.audit.audit_findings import Finding
 from hpcbench.report.cells import Row, by_class, unit_of
 from hpcbench.report.html import table
 from hpcbench.report.html.curves import curves, used_metrics
@@ -41,7 +41,7 @@ SMALLEST_SHARE_PCT = 5  # of a phase that is worth a word
 class Content:
     """All that the page shows. `rows` are those of the ranking, with any further columns."""
 
-    loaded: Loaded
+    loaded: LoadedResults
     ranking: Ranking
     rows: list[Row]
     scenes: Sequence[Scene]
@@ -73,7 +73,7 @@ def _context(content: Content, words: Words) -> dict[str, Any]:
         "words": _page_words(words, unit_of(rows)),
         "title": words.title.format(sweeps=", ".join(sorted(set(runs["sweep"]))) or "–"),
         "subtitle": words.page["subtitle"].format(
-            rows=len(rows), repeats=int((runs["state"] == State.FINISHED.value).sum()),
+            rows=len(rows), repeats=int((runs["state"] == RecordedState.FINISHED.value).sum()),
             classes=len(by_class(rows).keys() - {None}),
         ),
         "notes": words.sentence_space.join([*_notes(rows, words), words.page["filters"]]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from hpcbench.analysis.figures import PHASES
+from hpcbench.analysis.result_columns import PHASES
 from hpcbench.report.cells import Row
 from hpcbench.report.plots.bars import Part, stacked_bars
 from hpcbench.report.plots.scene import Scene

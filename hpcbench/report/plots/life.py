@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from hpcbench.analysis.rows import LIFE
+from hpcbench.analysis.result_columns import LIFETIME_PARTS
 from hpcbench.report.cells import Row
 from hpcbench.report.plots.bars import Part, stacked_bars
 from hpcbench.report.plots.scene import Scene
@@ -25,7 +25,7 @@ def draw_life(scene: Scene) -> Figure | None:
     return stacked_bars(
         f"{scene.words.captions['time']} – {scene.title}",
         [row["experiment"] for row in rows],
-        {part: Part(scene.words.life[part], *LOOKS[part]) for part in LIFE},
+        {part: Part(scene.words.life[part], *LOOKS[part]) for part in LIFETIME_PARTS},
         [_parts(scene, row) for row in rows],
         scene.words.labels["seconds"],
         unit=" s",
@@ -34,4 +34,4 @@ def draw_life(scene: Scene) -> Figure | None:
 
 def _parts(scene: Scene, row: Row) -> dict[str, float]:
     runs = scene.of(row, scene.runs)
-    return {part: float(runs[f"life_{part}_s"].astype(float).mean()) for part in LIFE}
+    return {part: float(runs[f"life_{part}_s"].astype(float).mean()) for part in LIFETIME_PARTS}

@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from hpcbench.analysis.limits import Standing
-from hpcbench.analysis.predict import Limit
+from hpcbench.analysis.limit_analysis import MeasuredVsPredicted
+from hpcbench.ceilings.step_prediction import LimitingResource
 from hpcbench.report.cells import number
 from hpcbench.report.plots.bars import ROW_IN, name_rows
 from hpcbench.report.plots.scene import Scene
@@ -25,8 +25,8 @@ from hpcbench.report.plots.style import (
 )
 
 COLOURS = {
-    Limit.COMPUTE: BLUE, Limit.LINK: VERMILION, Limit.LATENCY: ORANGE, Limit.INPUT: GREEN,
-    Limit.EVALUATION: PURPLE, Limit.MEMORY: SKY,
+    LimitingResource.COMPUTE: BLUE, LimitingResource.LINK: VERMILION, LimitingResource.LATENCY: ORANGE,
+    LimitingResource.INPUT: GREEN, LimitingResource.EVALUATION: PURPLE, LimitingResource.MEMORY: SKY,
 }  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def draw_limits(scene: Scene) -> Figure | None:
     axes = drawn.add_subplot()
     for place, (_, standing) in enumerate(found):
         pct = 100 * (standing.of_predicted or 0.0)
-        colour = COLOURS[standing.limit or Limit.COMPUTE]
+        colour = COLOURS[standing.limit or LimitingResource.COMPUTE]
         axes.barh(place, pct, height=0.62, color=colour, alpha=0.55 if _extrapolated(standing) else 1.0)
         axes.text(pct, place, f" {number(pct)} %", va="center", fontsize=8)
         for ceiling, marker in ((standing.compute_samples_s, "D"), (standing.input_samples_s, "^")):
@@ -57,7 +57,7 @@ def draw_limits(scene: Scene) -> Figure | None:
     axes.set_xlim(0, max(115.0, *(120 * (standing.of_predicted or 0.0) for _, standing in found)))
     axes.set_xlabel(words["axis_reached"])
     name_rows(axes, names)
-    bound = dict.fromkeys(standing.limit or Limit.COMPUTE for _, standing in found)
+    bound = dict.fromkeys(standing.limit or LimitingResource.COMPUTE for _, standing in found)
     handles: list[Patch | Line2D] = [
         Patch(color=COLOURS[each], label=words[f"limit_{each}"]) for each in bound
     ]
@@ -73,5 +73,5 @@ def draw_limits(scene: Scene) -> Figure | None:
     return drawn
 
 
-def _extrapolated(standing: Standing) -> bool:
+def _extrapolated(standing: MeasuredVsPredicted) -> bool:
     return getattr(standing.predicted, "extrapolated", False)

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from hpcbench.analysis.figures import PHASES
+from hpcbench.analysis.result_columns import PHASES
 from hpcbench.report.cells import Row, number
 from hpcbench.report.plots.scene import Scene
 from hpcbench.report.plots.style import BLUE, GREEN, ORANGE, VERMILION, figure, names_width_in, shown

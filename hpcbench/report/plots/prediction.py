@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hpcbench.analysis.limits import Standing
-from hpcbench.analysis.predict import Prediction
+from hpcbench.analysis.limit_analysis import MeasuredVsPredicted
+from hpcbench.ceilings.step_prediction import StepPrediction
 from hpcbench.report.plots.scene import Scene
 from hpcbench.report.plots.style import BLACK, COLOURS, GREY, figure, name_legend, names_width_in
 
@@ -46,9 +46,9 @@ def _look(place: int) -> tuple[str, str]:
     return COLOURS[place % len(COLOURS)], MARKERS[(place + place // len(COLOURS)) % len(MARKERS)]
 
 
-def _point(axes: Axes, place: int, standing: Standing) -> Line2D:
+def _point(axes: Axes, place: int, standing: MeasuredVsPredicted) -> Line2D:
     predicted, (colour, marker) = standing.predicted, _look(place)
-    assert isinstance(predicted, Prediction) and standing.step_s
+    assert isinstance(predicted, StepPrediction) and standing.step_s
     (line,) = axes.plot(
         [1000 * standing.step_s], [1000 * predicted.step_s], color=colour, marker=marker, linestyle="",
         markersize=7, markerfacecolor="white" if predicted.extrapolated else colour,
@@ -56,9 +56,9 @@ def _point(axes: Axes, place: int, standing: Standing) -> Line2D:
     return line
 
 
-def _diagonal(axes: Axes, found: list[Standing], scene: Scene) -> None:
+def _diagonal(axes: Axes, found: list[MeasuredVsPredicted], scene: Scene) -> None:
     steps = [1000 * s.step_s for s in found if s.step_s]
-    steps += [1000 * s.predicted.step_s for s in found if isinstance(s.predicted, Prediction)]
+    steps += [1000 * s.predicted.step_s for s in found if isinstance(s.predicted, StepPrediction)]
     ends = [0.7 * min(steps), 1.4 * max(steps)]
     axes.plot(ends, ends, color=BLACK, linewidth=1, zorder=0)
     low, high = [end * (1 - BAND) for end in ends], [end * (1 + BAND) for end in ends]
@@ -74,7 +74,7 @@ def _diagonal(axes: Axes, found: list[Standing], scene: Scene) -> None:
     axes.set_ylabel(scene.words.limits["axis_predicted"].format(pct=f"{100 * BAND:.0f}"))
 
 
-def _project(axes: Axes, found: list[Standing], scene: Scene) -> None:
+def _project(axes: Axes, found: list[MeasuredVsPredicted], scene: Scene) -> None:
     """Draw predictions over ranks: solid where all ceilings were measured, dashed where they were not."""
     for place, standing in enumerate(found):
         colour, marker = _look(place)

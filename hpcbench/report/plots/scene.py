@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from hpcbench.analysis.history import State
-from hpcbench.analysis.limits import Standing
-from hpcbench.analysis.load import Loaded
-from hpcbench.analysis.rows import step_frame
+from hpcbench.analysis.limit_analysis import MeasuredVsPredicted
+from hpcbench.analysis.result_rows import step_frame
+from hpcbench.analysis.results_loading import LoadedResults
+from hpcbench.analysis.run_history import RecordedState
 from hpcbench.config.spec import Group
 from hpcbench.report.cells import Row, by_class, unit_of
 from hpcbench.report.words import Words
@@ -29,7 +29,7 @@ class Scene:
     steps: pd.DataFrame
     words: Words
     of_class: bool = False
-    standings: Mapping[str, Standing] = field(default_factory=dict)
+    standings: Mapping[str, MeasuredVsPredicted] = field(default_factory=dict)
 
     @property
     def unit(self) -> str:
@@ -48,8 +48,8 @@ class Scene:
 
 
 def scenes(
-    loaded: Loaded, rows: list[Row], groups: Sequence[Group], words: Words,
-    standings: Mapping[str, Standing] | None = None, *, with_steps: bool = True,
+    loaded: LoadedResults, rows: list[Row], groups: Sequence[Group], words: Words,
+    standings: Mapping[str, MeasuredVsPredicted] | None = None, *, with_steps: bool = True,
 ) -> list[Scene]:  # fmt: skip
     """Return what to draw: each class, then each group, without what trains nothing or has not finished.
 
@@ -57,7 +57,7 @@ def scenes(
     A group of all runs of a class stands for the class: nothing is drawn twice.
     """
     usable = loaded.runs[
-        (loaded.runs["state"] == State.FINISHED.value) & loaded.runs["rankable"].fillna(False)
+        (loaded.runs["state"] == RecordedState.FINISHED.value) & loaded.runs["rankable"].fillna(False)
     ]
     steps = loaded.steps if with_steps else step_frame([])
     known = set(usable["experiment"])

@@ -1,1 +1,0 @@
-"""The audit: one pure function for each rule, a table of the rules, and who applies them."""

@@ -1,0 +1,186 @@
+"""The digest of a run: figures, epochs and observations, without what grows with every step.
+
+It is what the cache keeps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from hpcbench.analysis import result_columns, result_rows
+from hpcbench.analysis.run_figures import (
+    PARITY_STEPS,
+    FinishedRepeat,
+    Observation,
+    RunFigures,
+    derive_figures,
+)
+from hpcbench.analysis.run_history import LARGE_FIELDS, RecordedState, RunHistory, read_history
+from hpcbench.analysis.step_tables import StepTable, StoredSteps, step_table
+from hpcbench.audit.rule_table import ALL_RULES
+from hpcbench.config.spec import RunSpec
+from hpcbench.errors import RecordError
+from hpcbench.runs.events import Check, Epoch, Evaluation, Event, ExchangeAblation, RunFinished, RunStarted
+from hpcbench.runs.results_folder import RunFolder
+
+MAX_CURVE_POINTS = 120  # of a curve over steps: a line of more is noise to the eye
+CURVE_DIGITS = 7  # of a point: more are not seen, and thousands of curves are cached
+
+# How the events in a history are kept: one, a sequence, or a sequence for each epoch.
+SINGLE_EVENTS: dict[str, type[Event]] = {"started": RunStarted}
+EVENT_LISTS: dict[str, type[Event]] = {
+    "starts": RunStarted,
+    "finished": RunFinished,
+    "ablations": ExchangeAblation,
+}
+EPOCH_EVENTS: dict[str, type[Event]] = {"evaluations": Evaluation, "epochs": Epoch, "checks": Check}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDigest:
+    """One repeat of one run. `spec` is None where it can't be read; `history` has none of its large parts.
+
+    `configuration` is what all repeats of a run have in common and no other run has, empty without a spec.
+    `observed` is what each rule sees in a finished run, by its code; `first_losses` are those of the steps
+    that parity is judged by; `curve` is the loss over training: steps, and the mean around each.
+    """
+
+    run_id: str = ""
+    spec: RunSpec | None = None
+    configuration: str = ""
+    history: RunHistory
+    figures: RunFigures | None = None
+    epochs: tuple[result_columns.Row, ...] = ()
+    observed: Mapping[str, Observation] = field(default_factory=dict)
+    first_losses: tuple[float, ...] = ()
+    curve: tuple[Sequence[float], Sequence[float]] = ((), ())
+    steps: StepTable | StoredSteps = field(default_factory=StepTable.empty)
+
+
+def read_digest(folder: RunFolder, claimed: Collection[int]) -> RunDigest:
+    """Read a run. What can't be read is a state of the run, not an error."""
+    spec, run_id = None, ""
+    try:
+        spec, run_id = _read_spec(folder)
+        history = read_history(folder, spec, run_id, {*claimed, *folder.attempts()})
+    except (RecordError, OSError) as error:
+        broken = RunHistory(state=RecordedState.UNREADABLE, reason=str(error), problems=(str(error),))
+        return RunDigest(run_id=run_id, spec=spec, configuration=_digest_configuration(spec), history=broken)
+    steps = step_table(history.windows)
+    return RunDigest(
+        run_id=run_id,
+        spec=spec,
+        configuration=_digest_configuration(spec),
+        history=history.kept(),
+        figures=derive_figures(history, spec),
+        epochs=tuple(result_rows.epoch_rows(history, spec, steps)),
+        observed=_observations(history, spec) if history.state is RecordedState.FINISHED else {},
+        first_losses=_first_losses(steps),
+        curve=_loss_curve(steps),
+        steps=steps,
+    )
+
+
+def _read_spec(folder: RunFolder) -> tuple[RunSpec, str]:
+    try:
+        stored = json.loads(folder.spec.read_text(encoding="utf-8"))
+        return RunSpec.from_json(stored["spec"]), str(stored["run_id"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise RecordError(f"{folder.spec}: this does not describe a run ({reason})") from error
+
+
+def _digest_configuration(spec: RunSpec | None) -> str:
+    return replace(spec, seed=0).run_id if spec else ""
+
+
+def _observations(history: RunHistory, spec: RunSpec) -> dict[str, Observation]:
+    repeat = FinishedRepeat(experiment=spec.name, spec=spec, history=history)
+    seen = {rule.code: rule.of_repeat(repeat) for rule in ALL_RULES if rule.of_repeat is not None}
+    return {code: observation for code, observation in seen.items() if observation is not None}
+
+
+def _first_losses(steps: StepTable) -> tuple[float, ...]:
+    """Return the mean losses of the first steps, none where any of them is unknown."""
+    first = steps.step < PARITY_STEPS
+    losses = steps.loss[first]
+    whole = steps.step[first].tolist() == list(range(len(losses))) and not np.isnan(losses).any()
+    return tuple(losses.tolist()) if whole else ()
+
+
+def _loss_curve(steps: StepTable) -> tuple[Sequence[float], Sequence[float]]:
+    """Return the loss in bins of equally many steps: their middles, counted from 1, and means."""
+    known = ~np.isnan(steps.loss)
+    if not known.any():
+        return (), ()
+    step, loss = steps.step[known], steps.loss[known]
+    width = math.ceil((int(step.max()) + 1) / MAX_CURVE_POINTS)
+    places, which = np.unique(step // width, return_inverse=True)
+    means = np.bincount(which, weights=loss) / np.bincount(which)
+    return (places * width + (width + 1) / 2).tolist(), [float(f"{mean:.{CURVE_DIGITS}g}") for mean in means]
+
+
+def digest_to_json(kept: RunDigest) -> dict[str, Any]:
+    """Return plain values, and dataclasses that orjson writes as such, without the steps."""
+    history = _field_values(kept.history)
+    return {
+        "run_id": kept.run_id,
+        "spec": _field_values(kept.spec),
+        "configuration": kept.configuration,
+        "history": {name: value for name, value in history.items() if name not in LARGE_FIELDS},
+        "figures": kept.figures,
+        "epochs": kept.epochs,
+        "observed": kept.observed,
+        "first_losses": kept.first_losses,
+        "curve": kept.curve,
+    }
+
+
+def _field_values(kept: Any) -> Any:
+    """Return the fields of a dataclass, and nothing that it has worked out from them."""
+    return None if kept is None else {each.name: getattr(kept, each.name) for each in fields(kept)}
+
+
+def digest_from_json(data: Mapping[str, Any], steps: StoredSteps) -> RunDigest:
+    """Return what `to_json` was made of. Raises KeyError, TypeError or ValueError for anything else."""
+    derived = data["figures"]
+    return RunDigest(
+        run_id=data["run_id"],
+        spec=RunSpec.from_json(data["spec"]) if data["spec"] else None,
+        configuration=data["configuration"],
+        history=_history_from_json(data["history"]),
+        figures=RunFigures(**{**derived, "staleness": _with_integer_keys(derived["staleness"])})
+        if derived
+        else None,
+        epochs=tuple(data["epochs"]),
+        observed={code: Observation(**seen) for code, seen in data["observed"].items()},
+        first_losses=tuple(data["first_losses"]),
+        curve=tuple(data["curve"]),
+        steps=steps,
+    )
+
+
+def _with_integer_keys(counts: Mapping[str, int] | None) -> dict[int, int] | None:
+    return None if counts is None else {int(value): count for value, count in counts.items()}
+
+
+def _history_from_json(data: Mapping[str, Any]) -> RunHistory:
+    values = dict(data) | {"state": RecordedState(data["state"])}
+    values |= {name: tuple(data[name]) for name in ("attempts", "problems")}
+    values |= {name: cls(**data[name]) if data[name] else None for name, cls in SINGLE_EVENTS.items()}
+    values |= {name: _events_from_json(cls, data[name]) for name, cls in EVENT_LISTS.items()}
+    values |= {
+        name: {int(epoch): _events_from_json(cls, lines) for epoch, lines in data[name].items()}
+        for name, cls in EPOCH_EVENTS.items()
+    }
+    return RunHistory(**values).kept()
+
+
+def _events_from_json(cls: type[Event], lines: Iterable[Mapping[str, Any]]) -> tuple[Any, ...]:
+    return tuple(cls(**line) for line in lines)

@@ -1,0 +1,1 @@
+"""Tables that others have published: reading and judging them."""

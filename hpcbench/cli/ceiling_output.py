@@ -1,0 +1,239 @@
+"""What `hpcbench probe` and `hpcbench predict` do and print."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import singledispatch
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hpcbench.analysis.limit_analysis import SweepRunPrediction, predict_runs, prediction_error_lines
+from hpcbench.analysis.results_loading import LoadedResults, load_results
+from hpcbench.ceilings.ceiling_records import (
+    Ceiling,
+    ComputeCeiling,
+    CopyCheck,
+    InputCeiling,
+    LinkCeiling,
+    MatrixCeiling,
+    MeasuredCeiling,
+    TransferCeiling,
+    append_ceiling_lines,
+    newest_ceilings,
+    read_ceilings,
+)
+from hpcbench.ceilings.node_ceilings import Ceilings
+from hpcbench.ceilings.probe_plan import plan_probes
+from hpcbench.ceilings.step_prediction import MissingCeiling, StepPrediction
+from hpcbench.config.catalog import Catalog
+from hpcbench.config.spec import Sweep
+from hpcbench.errors import RecordError, input_error
+from hpcbench.launch.ceiling_probing import (
+    ProbeRequest,
+    keep_possible_runs,
+    measure_in_scratch_folder,
+    runs_to_probe,
+)
+from hpcbench.launch.machine_queue import is_machine_busy
+from hpcbench.launch.machine_resources import this_machine
+from hpcbench.launch.rank_processes import SupervisorInbox
+from hpcbench.report.cells import NOTHING, number
+from hpcbench.report.limits import MODEL_BLOCKS
+from hpcbench.report.text import encodable
+from hpcbench.runs.results_folder import ResultsFolder
+
+
+def run_probe_command(wanted: ProbeRequest, catalog: Catalog) -> int:
+    """Measure, write and print; returns 1 where something could not be measured or a copy arrives broken.
+
+    Raises OSError where `out` can't be written, before anything is measured for it.
+    """
+    machine = this_machine()
+    stored, results = runs_to_probe(wanted, catalog, machine)
+    probes = plan_probes(keep_possible_runs(stored, machine, catalog))
+    if wanted.out:
+        append_ceiling_lines(wanted.out, [])
+    if is_machine_busy():
+        print("hpcbench: a job is running on this machine: what is measured is no ceiling", file=sys.stderr)
+    inbox = SupervisorInbox()
+    inbox.listen()
+    failures, measured = [], []
+    for each in probes:
+        ending, records = measure_in_scratch_folder(each, machine, inbox, wanted.out, results)
+        measured += records
+        if ending.state != "finished":
+            failures.append(ending.reason)
+        if inbox.stopped():
+            break
+    _print_ceilings(measured, wanted.json)
+    for reason in failures:
+        print(f"hpcbench: not all could be measured: {reason}", file=sys.stderr)
+    broken = any(isinstance(each.ceiling, CopyCheck) and each.ceiling.broken for each in measured)
+    return 130 if inbox.stopped() else int(bool(failures) or broken)
+
+
+def _print_ceilings(measured: Sequence[MeasuredCeiling], as_json: bool) -> None:
+    records = newest_ceilings(measured)
+    if as_json:
+        lines = [{"ceiling": r.ceiling.kind, "host": r.host, **asdict(r.ceiling)} for r in records]
+        print(json.dumps({"ceilings": lines}, indent=1))
+        return
+    from hpcbench.cli.terminal_tables import console
+
+    console().print(ceilings_table(records))
+
+
+def ceilings_table(records: Sequence[MeasuredCeiling]) -> Table:
+    """Return a table of ceilings in the order in which they were measured."""
+    table = Table()
+    for column in ("host", "ceiling", "of what", "figure"):
+        table.add_column(column)
+    for record in records:
+        what, figure = describe_ceiling(record.ceiling)
+        table.add_row(record.host, record.ceiling.kind.removesuffix("_ceiling"), what, figure)
+    return table
+
+
+@singledispatch
+def describe_ceiling(ceiling: Ceiling) -> tuple[str, str]:
+    """Return what was measured, and the figure."""
+    raise AssertionError(f"no words for {ceiling.kind}")
+
+
+@describe_ceiling.register
+def _(ceiling: ComputeCeiling) -> tuple[str, str]:
+    at_once = "alone" if ceiling.ranks == 1 else f"{ceiling.ranks} at once"
+    what = f"{ceiling.model} on {ceiling.dataset}, {ceiling.precision}, batch {ceiling.batch}, {at_once}"
+    gigaflop = ceiling.flop_per_image * ceiling.images_per_s / 1e9
+    return what, f"{ceiling.images_per_s:,.0f} img/s each ({gigaflop:,.1f} GFLOP/s)"
+
+
+@describe_ceiling.register
+def _(ceiling: InputCeiling) -> tuple[str, str]:
+    what = (
+        f"{ceiling.dataset}, cache {ceiling.cache}, {ceiling.workers} workers, batch {ceiling.batch}, "
+        f"{ceiling.ranks} ranks"
+    )
+    return what, f"{ceiling.images_per_s:,.0f} img/s together"
+
+
+@describe_ceiling.register
+def _(ceiling: TransferCeiling) -> tuple[str, str]:
+    fastest = ceiling.size_bytes[-1] / statistics.median(ceiling.seconds[-1])
+    return f"host to {ceiling.device}, {'' if ceiling.pinned else 'not '}pinned", f"{fastest / 1e9:.1f} GB/s"
+
+
+@describe_ceiling.register
+def _(ceiling: LinkCeiling) -> tuple[str, str]:
+    what = f"{ceiling.operation}, {ceiling.backend}, {ceiling.ranks} ranks on {ceiling.nodes} nodes"
+    shortest, longest = (statistics.median(ceiling.seconds[at]) for at in (0, -1))
+    size = ceiling.size_bytes[-1]
+    return what, f"{shortest * 1e6:,.0f} us; {size / longest / 1e9:.2f} GB/s at {size / 2**20:g} MiB"
+
+
+@describe_ceiling.register
+def _(ceiling: MatrixCeiling) -> tuple[str, str]:
+    at_once = "alone" if ceiling.ranks == 1 else f"{ceiling.ranks} at once"
+    return f"products in {ceiling.precision}, {at_once}", f"{ceiling.flop_per_s / 1e12:,.3f} TFLOP/s each"
+
+
+@describe_ceiling.register
+def _(ceiling: CopyCheck) -> tuple[str, str]:
+    told = f"BROKEN: {', '.join(ceiling.broken)}" if ceiling.broken else "all arrive as they were"
+    return f"copies between {len(ceiling.pairs)} pairs of devices", told
+
+
+def predict_sweep(
+    sweep: Sweep, results: Path, ceilings_file: Path | None, *, as_json: bool, console: Console
+) -> int:
+    """Print the predictions of a sweep's runs; returns the exit status.
+
+    Ceilings come from a file, else from the sweep's results. Raises InputError where there are none.
+    """
+    folder = ResultsFolder(results / sweep.name)
+    loaded = load_results([folder.path], blocks=MODEL_BLOCKS) if (folder.path / "runs").is_dir() else None
+    ceilings = _ceilings_for(folder, ceilings_file, loaded)
+    found = predict_runs(sweep, ceilings, loaded)
+    if as_json:
+        print(json.dumps({"runs": [each.to_json() for each in found]}, ensure_ascii=False, indent=2))
+    else:
+        _print_predictions(found, console)
+    return 0
+
+
+def _ceilings_for(folder: ResultsFolder, file: Path | None, loaded: LoadedResults | None) -> Ceilings:
+    files = [file] if file else folder.ceiling_files()
+    try:
+        records = [record for path in files for record in read_ceilings(path).records]
+    except FileNotFoundError as error:
+        raise input_error("no such file of ceilings", key=str(file)) from error
+    except (OSError, UnicodeError) as error:
+        raise RecordError(f"{file}: not readable ({error})") from error
+    if not records:
+        where = str(file or folder.ceilings)
+        raise input_error(
+            "no ceilings to predict from", key=where,
+            hint="Measure them on the node that the runs are for: hpcbench probe SWEEP.yaml --out FILE",
+        )  # fmt: skip
+    return Ceilings.of(sorted(records, key=lambda record: record.time_ns), MODEL_BLOCKS)
+
+
+PREDICTION_HEADS = ("run", "ranks", "step ms", "samples/s", "limit", "measured ms", "error %", "assumed")
+
+
+def _print_predictions(found: Sequence[SweepRunPrediction], console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for place, head in enumerate(PREDICTION_HEADS):
+        table.add_column(
+            head, justify="left" if place in (0, 4, 7) else "right", no_wrap=place < len(PREDICTION_HEADS) - 1
+        )
+    for each in found:
+        for row, dim in _prediction_rows(each):
+            table.add_row(*(Text(encodable(cell, console)) for cell in row), style="dim" if dim else None)
+    console.print(table)
+    for line in prediction_error_lines(found):
+        console.print(Text(encodable(line, console)), soft_wrap=True)
+
+
+def _prediction_rows(each: SweepRunPrediction) -> list[tuple[tuple[str, ...], bool]]:
+    """Return the rows of a run: itself, and dimmed the other numbers of ranks."""
+    name, ranks, measured = each.spec.name, str(each.spec.ranks), _milliseconds(each.measured_step_s)
+    if isinstance(each.prediction, MissingCeiling):
+        return [((name, ranks, *[NOTHING] * 3, measured, NOTHING, each.prediction.missing), False)]
+    error = NOTHING if each.error_pct is None else f"{each.error_pct:+.0f}"
+    own = (name, ranks, *_prediction_cells(each.prediction), measured, error, _assumed(each.prediction))
+    others = [
+        (
+            "",
+            str(other.ranks),
+            *_prediction_cells(other.prediction),
+            NOTHING,
+            NOTHING,
+            _assumed(other.prediction),
+        )
+        for other in each.projected
+        if other.ranks != each.spec.ranks
+    ]
+    return [(own, False), *((other, True) for other in others)]
+
+
+def _prediction_cells(prediction: StepPrediction) -> tuple[str, str, str]:
+    return _milliseconds(prediction.step_s), number(prediction.samples_s), prediction.limit.value
+
+
+def _assumed(prediction: StepPrediction) -> str:
+    left_out = [f"without {each}" for each in prediction.left_out]
+    marked = ["extrapolated"] if prediction.extrapolated else []
+    return "; ".join([*marked, *prediction.assumed, *left_out])
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return NOTHING if seconds is None else number(1000 * seconds)

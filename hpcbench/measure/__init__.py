@@ -1,1 +1,0 @@
-"""Clocks, memory, and what the machine is."""

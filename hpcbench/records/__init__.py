@@ -1,1 +1,0 @@
-"""What runs leave behind: events, the files they stand in, and the ledger of a sweep."""
