@@ -24,10 +24,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hpcbench.config.placement import Placement
-from hpcbench.config.spec import Input, Optimizer, RunSpec
+from hpcbench.runs.placement import Placement
 from hpcbench.strategies.strategy_base import Strategy
 from hpcbench.strategies.world import World
+from hpcbench.sweep.run_spec import InputOptions, Optimizer, RunSpec
 from hpcbench.tasks.batches import Batch, RankRole, ShardLoader
 from hpcbench.tasks.cifar_files import CIFAR_EDITIONS
 from hpcbench.tasks.decode_workers import DecodeRequest
@@ -56,7 +56,7 @@ def _load(name: str, root: Path, run: Path, **fields: Any) -> ImageDataset:
         strategy="single_gpu",
         dataset=name,
         dataset_options=options,
-        input=Input(**given),
+        input=InputOptions(**given),
         **{"batch_size": 128, **fields},
     )
     place = Placement(

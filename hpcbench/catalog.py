@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from hpcbench.config.catalog import Catalog
 from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.sweep.catalog_entries import Catalog
 from hpcbench.tasks.task_registry import DATASETS, MODELS
 
 CATALOG = Catalog(strategies=STRATEGIES, models=MODELS, datasets=DATASETS)

@@ -28,7 +28,7 @@ class RunFailedError(HpcbenchError):
 
 
 @dataclass(frozen=True)
-class Place:
+class SourcePlace:
     """Where something stands in a file; `line` counts from 1, `None` where there is no line to name."""
 
     file: str
@@ -47,7 +47,7 @@ def nearest(word: str, candidates: Iterable[str]) -> str | None:
 def input_error(
     problem: str,
     *,
-    place: Place | None = None,
+    place: SourcePlace | None = None,
     key: str | None = None,
     found: object = None,
     allowed: str | None = None,

@@ -26,7 +26,7 @@ from hpcbench.analysis.step_tables import StoredSteps
 from hpcbench.runs.results_folder import ResultsFolder, RunFolder
 
 WATCHED_FILES = re.compile(r"events\..*\.jsonl|claim\..*\.json|spec\.json")
-CODE_FOLDERS = ("analysis", "audit", "ceilings", "config", "runs", "strategies")  # what digests depend on
+CODE_FOLDERS = ("analysis", "audit", "ceilings", "runs", "strategies", "sweep")  # what digests depend on
 
 # Name, size and time of each file of a run, and the attempts that the ledger knows.
 FileState = list[list[Any]]

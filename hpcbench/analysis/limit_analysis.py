@@ -26,7 +26,7 @@ from hpcbench.ceilings.step_prediction import (
     predict_other_ranks,
     predict_step,
 )
-from hpcbench.config.spec import RunSpec, Sweep
+from hpcbench.sweep.run_spec import RunSpec, Sweep
 
 ExchangeKey = tuple[object, ...]
 

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.strategies.data_parallel_entries import (
     CollectiveOptions,
     DdpOptions,
@@ -21,6 +20,7 @@ from hpcbench.strategies.data_parallel_entries import (
 )
 from hpcbench.strategies.ps_entry import PsOptions
 from hpcbench.strategies.whole_batch_entries import PipelineOptions
+from hpcbench.sweep.run_spec import RunSpec
 
 MEBIBYTE = 1024 * 1024
 FIRST_BUCKET = MEBIBYTE  # DDP's: torch.distributed._DEFAULT_FIRST_BUCKET_BYTES

@@ -26,8 +26,8 @@ from hpcbench.analysis.run_figures import (
 )
 from hpcbench.analysis.run_history import RunHistory
 from hpcbench.analysis.step_tables import StepTable
-from hpcbench.config.spec import RunSpec
 from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.sweep.run_spec import RunSpec
 
 
 def typed_column(values: Any, kind: str) -> Any:

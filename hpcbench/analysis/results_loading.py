@@ -20,10 +20,10 @@ from hpcbench.analysis.run_history import RecordedState, RunHistory
 from hpcbench.analysis.step_tables import load_step_tables
 from hpcbench.ceilings.ceiling_records import MeasuredCeiling, read_ceilings
 from hpcbench.ceilings.node_ceilings import Ceilings
-from hpcbench.config.spec import NOT_IDENTITY, NOT_RECIPE, RunSpec
 from hpcbench.errors import RecordError, input_error
 from hpcbench.runs import ledger
 from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.sweep.run_spec import NOT_IDENTITY, NOT_RECIPE, RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)

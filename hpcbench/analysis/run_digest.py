@@ -24,10 +24,10 @@ from hpcbench.analysis.run_figures import (
 from hpcbench.analysis.run_history import LARGE_FIELDS, RecordedState, RunHistory, read_history
 from hpcbench.analysis.step_tables import StepTable, StoredSteps, step_table
 from hpcbench.audit.rule_table import ALL_RULES
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import RecordError
 from hpcbench.runs.events import Check, Epoch, Evaluation, Event, ExchangeAblation, RunFinished, RunStarted
 from hpcbench.runs.results_folder import RunFolder
+from hpcbench.sweep.run_spec import RunSpec
 
 MAX_CURVE_POINTS = 120  # of a curve over steps: a line of more is noise to the eye
 CURVE_DIGITS = 7  # of a point: more are not seen, and thousands of curves are cached

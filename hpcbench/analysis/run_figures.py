@@ -16,9 +16,9 @@ import numpy as np
 from hpcbench.analysis.result_columns import PHASES
 from hpcbench.analysis.run_history import RunHistory
 from hpcbench.analysis.step_windows import RunWindows
-from hpcbench.config.spec import RunSpec
 from hpcbench.runs.events import Epoch, Evaluation
 from hpcbench.strategies.data_parallel_entries import CollectiveOptions
+from hpcbench.sweep.run_spec import RunSpec
 
 MEGABYTE_BYTES = 1e6  # bytes
 PERCENTILES = (50, 90, 99)

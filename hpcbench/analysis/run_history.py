@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from hpcbench.analysis.step_windows import DroppedData, RunWindows, WindowIndices, mark_cold_windows
-from hpcbench.config.spec import RunSpec
 from hpcbench.runs.events import (
     Check,
     Epoch,
@@ -28,6 +27,7 @@ from hpcbench.runs.events import (
 from hpcbench.runs.rank_records import StepColumns
 from hpcbench.runs.record_reader import Record
 from hpcbench.runs.results_folder import RunFolder
+from hpcbench.sweep.run_spec import RunSpec
 
 EventType = TypeVar("EventType", bound=Event)
 EpochEvent = TypeVar("EpochEvent", Evaluation, Epoch, Check)

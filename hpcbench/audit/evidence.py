@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from hpcbench.analysis.run_figures import FinishedRepeat
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.ceilings.node_ceilings import Ceilings
-from hpcbench.config.spec import Group, RunSpec
+from hpcbench.sweep.run_spec import Group, RunSpec
 
 if TYPE_CHECKING:
     from hpcbench.analysis.results_loading import LoadedResults

@@ -14,7 +14,7 @@ from hpcbench.ceilings.ceiling_records import (
     LinkCeiling,
     MatrixCeiling,
 )
-from hpcbench.config.spec import RunSpec
+from hpcbench.sweep.run_spec import RunSpec
 
 # Of a strategy of one process that splits each batch over its devices.
 BATCH_SPLITTING_STRATEGIES = ("dp",)

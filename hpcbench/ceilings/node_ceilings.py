@@ -22,7 +22,7 @@ from hpcbench.ceilings.ceiling_records import (
 )
 from hpcbench.ceilings.compute_scaling import ComputeTime, compute_time, count_distance
 from hpcbench.ceilings.link_fit import AlphaBetaLine, LinkFit, fit_link
-from hpcbench.config.spec import RunSpec
+from hpcbench.sweep.run_spec import RunSpec
 
 CeilingType = TypeVar("CeilingType", bound=Ceiling)
 CPU_DEVICE = "cpu"

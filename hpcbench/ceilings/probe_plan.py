@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 from hpcbench.ceilings.ceiling_records import Ceiling, append_ceiling_lines, read_ceilings
 from hpcbench.ceilings.measurement_points import CEILING_OF_POINT, local_devices, points_of
-from hpcbench.config.spec import RunSpec, limit_of
 from hpcbench.runs.process_identity import this_host
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.results_folder import ResultsFolder, RunFolder
 from hpcbench.runs.spec_file import StoredRun, read_spec_file
 from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.sweep.run_spec import RunSpec, limit_of
 
 # A probe may take half as long as a run, within these bounds: a job's time is made for its runs.
 SHORTEST_PROBE_S, LONGEST_PROBE_S = 60, 600

@@ -11,8 +11,8 @@ from hpcbench.analysis.predict_traffic import TRAFFIC, Traffic, Transfer
 from hpcbench.analysis.run_figures import is_asynchronous_run
 from hpcbench.ceilings.compute_scaling import ComputeTime
 from hpcbench.ceilings.node_ceilings import Ceilings, LinkTime
-from hpcbench.config.spec import RunSpec
 from hpcbench.strategies.whole_batch_entries import PipelineOptions
+from hpcbench.sweep.run_spec import RunSpec
 
 
 class LimitingResource(StrEnum):

@@ -33,8 +33,6 @@ from hpcbench.ceilings.ceiling_records import (
 from hpcbench.ceilings.node_ceilings import Ceilings
 from hpcbench.ceilings.probe_plan import plan_probes
 from hpcbench.ceilings.step_prediction import MissingCeiling, StepPrediction
-from hpcbench.config.catalog import Catalog
-from hpcbench.config.spec import Sweep
 from hpcbench.errors import RecordError, input_error
 from hpcbench.launch.ceiling_probing import (
     ProbeRequest,
@@ -49,6 +47,8 @@ from hpcbench.report.cells import NOTHING, number
 from hpcbench.report.limits import MODEL_BLOCKS
 from hpcbench.report.text import encodable
 from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.sweep.catalog_entries import Catalog
+from hpcbench.sweep.run_spec import Sweep
 
 
 def run_probe_command(wanted: ProbeRequest, catalog: Catalog) -> int:

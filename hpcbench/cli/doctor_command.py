@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from hpcbench.config.catalog import Catalog
 from hpcbench.doctor.machine_checks import (
     CheckResult,
     CheckState,
@@ -17,6 +16,7 @@ from hpcbench.doctor.machine_checks import (
 )
 from hpcbench.doctor.runtime_checks import check_runtimes, try_image
 from hpcbench.launch.machine_resources import this_machine
+from hpcbench.sweep.catalog_entries import Catalog
 
 CHECK_STYLES = {CheckState.FINE: "green", CheckState.ABSENT: "dim", CheckState.WRONG: "bold red"}
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from hpcbench.config.catalog import Catalog
 from hpcbench.launch.jobs import Jobs, cancel_job, cancel_on_cluster, read_jobs
 from hpcbench.launch.retry import refuse_impossible
 from hpcbench.launch.run_status import (
@@ -25,6 +24,7 @@ from hpcbench.launch.run_status import (
 )
 from hpcbench.runs.results_folder import ResultsFolder
 from hpcbench.runs.spec_file import read_spec_file
+from hpcbench.sweep.catalog_entries import Catalog
 
 WATCH_S, SLOWEST_WATCH_S = 2.0, 30.0
 # What plain `retry` takes: everything that is neither done nor in a job.

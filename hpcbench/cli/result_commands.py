@@ -204,8 +204,8 @@ def _predict(given: argparse.Namespace) -> int:
     from hpcbench.catalog import CATALOG
     from hpcbench.cli.ceiling_output import predict_sweep
     from hpcbench.cli.terminal_tables import console
-    from hpcbench.config.load import load_sweep
     from hpcbench.launch.machine_resources import this_machine
+    from hpcbench.sweep.sweep_loading import load_sweep
 
     gpus = len(this_machine().gpus)
     sweep = load_sweep([given.sweep], CATALOG, settings=given.settings, default_gpus_per_node=gpus)

@@ -17,8 +17,6 @@ from typing import Protocol
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hpcbench.cli import terminal_tables
-from hpcbench.config.catalog import Catalog
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import HpcbenchError, InputError
 from hpcbench.launch.admission import Action, Decision, decide
 from hpcbench.launch.executors import Executor, ExecutorChoice, choose_executor
@@ -38,6 +36,8 @@ from hpcbench.launch.submission import (
     submit_pending,
 )
 from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.sweep.catalog_entries import Catalog
+from hpcbench.sweep.run_spec import RunSpec
 
 
 @contextmanager

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from hpcbench.config.catalog import Catalog
-from hpcbench.config.data import ROOT_VARIABLE
 from hpcbench.errors import input_error
 from hpcbench.launch.containers.container_engines import ContainerError
 from hpcbench.launch.containers.image_checks import MEBIBYTE, free_shared_memory, last_line, run_query
 from hpcbench.launch.containers.rank_containers import SHARED_MEMORY_BYTES
 from hpcbench.launch.machine_resources import Machine, installed_gpus
+from hpcbench.sweep.catalog_entries import Catalog
+from hpcbench.sweep.data_location import ROOT_VARIABLE
 
 
 class CheckState(Enum):

@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from hpcbench.config.spec import Runtime
 from hpcbench.doctor.machine_checks import CheckResult, CheckState
 from hpcbench.launch.containers.container_engines import ContainerError, program_of
 from hpcbench.launch.containers.image_checks import last_line, run_query
+from hpcbench.sweep.run_spec import Runtime
 
 CONTAINER_AREA = "containers"
 CDI_FOLDERS = (Path("/etc/cdi"), Path("/var/run/cdi"))

@@ -12,8 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hpcbench.config.catalog import Catalog
-from hpcbench.config.spec import RunSpec
 from hpcbench.launch.jobs import LivingJobs, read_jobs
 from hpcbench.launch.machine_resources import Machine
 from hpcbench.launch.run_status import RunStatus, run_status
@@ -21,6 +19,8 @@ from hpcbench.runs.ledger import run_key
 from hpcbench.runs.placement import most_ranks_per_node
 from hpcbench.runs.results_folder import ResultsFolder
 from hpcbench.runs.spec_file import read_spec_json
+from hpcbench.sweep.catalog_entries import Catalog
+from hpcbench.sweep.run_spec import RunSpec
 
 OVERSUBSCRIBED = "cpu-oversubscribed"
 SHARED_MACHINE = "shared-machine"

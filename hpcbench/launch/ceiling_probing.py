@@ -22,10 +22,6 @@ from hpcbench.ceilings.probe_plan import (
     plan_probes,
     runs_without_ceilings,
 )
-from hpcbench.config.catalog import Catalog, Processes
-from hpcbench.config.data import ROOT_VARIABLE, locate_data
-from hpcbench.config.load import load_run, load_sweep
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import HpcbenchError, InputError
 from hpcbench.launch.admission import devices_sharing_cores, obstacle_to_run, threads_per_rank
 from hpcbench.launch.machine_resources import Machine
@@ -35,6 +31,10 @@ from hpcbench.runs.claim import AlreadyClaimedError, Ending, claim_next
 from hpcbench.runs.ledger import new_job_id
 from hpcbench.runs.results_folder import ResultsFolder, RunFolder
 from hpcbench.runs.spec_file import StoredRun
+from hpcbench.sweep.catalog_entries import Catalog, ProcessLayout
+from hpcbench.sweep.data_location import ROOT_VARIABLE, locate_data
+from hpcbench.sweep.run_spec import RunSpec
+from hpcbench.sweep.sweep_loading import load_run, load_sweep
 
 if TYPE_CHECKING:
     from hpcbench.launch.job_execution import JobExecution
@@ -134,7 +134,7 @@ def _default_settings(machine: Machine, settings: Sequence[str], catalog: Catalo
     said = [each.removeprefix("strategy=") for each in settings if each.startswith("strategy=")]
     strategy = [] if said else [f"strategy={DEFAULT_STRATEGY}"]
     entry = catalog.strategies.get(said[-1]) if said else None
-    if entry and entry.processes in (Processes.ONE, Processes.ONE_MANY_DEVICES):
+    if entry and entry.processes in (ProcessLayout.ONE, ProcessLayout.ONE_MANY_DEVICES):
         return strategy
     ranks = len(machine.gpus) or min(DEFAULT_MAX_RANKS, machine.cores)
     return [*strategy, f"ranks={ranks}"]

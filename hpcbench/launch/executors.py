@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
 
-from hpcbench.config.spec import Container, RunSpec
 from hpcbench.errors import HpcbenchError, InputError
 from hpcbench.launch.machine_resources import Machine
 from hpcbench.launch.slurm import slurm_client
@@ -21,6 +20,7 @@ from hpcbench.launch.slurm.slurm_profile import Profile, SlurmExecutor
 from hpcbench.runs import ledger
 from hpcbench.runs.ledger import JobPlan, new_job_id, run_key
 from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.sweep.run_spec import Container, RunSpec
 
 LOCAL = "local"
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import HpcbenchError
 from hpcbench.launch import machine_queue
 from hpcbench.launch.admission import is_oversubscribed, threads_per_rank, warnings_of
@@ -26,6 +25,7 @@ from hpcbench.runs.ledger import JobPlan, read_plan, run_key
 from hpcbench.runs.process_identity import write_identity
 from hpcbench.runs.results_folder import ResultsFolder, RunFolder
 from hpcbench.runs.spec_file import StoredRun, read_spec_file
+from hpcbench.sweep.run_spec import RunSpec
 
 POLL_S = 0.2
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.runs.placement import locate_ranks
+from hpcbench.sweep.run_spec import RunSpec
 
 CGROUP = Path("/sys/fs/cgroup")
 NVIDIA_DRIVER = Path("/proc/driver/nvidia/gpus")

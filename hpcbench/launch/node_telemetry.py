@@ -15,11 +15,11 @@ from typing import Any
 
 import psutil
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.launch.gpu_telemetry import GpuReader
 from hpcbench.runs.events import Telemetry
 from hpcbench.runs.process_identity import this_host
 from hpcbench.runs.record_writer import EventWriter
+from hpcbench.sweep.run_spec import RunSpec
 
 PROC = Path("/proc")
 SESSION, USER_TICKS, SYSTEM_TICKS = 3, 11, 12  # fields 6, 14, 15 of proc(5) stat, counted after the name

@@ -10,8 +10,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hpcbench.config.catalog import Catalog
-from hpcbench.config.spec import limit_of
 from hpcbench.errors import InputError
 from hpcbench.launch.admission import obstacle_to_run
 from hpcbench.launch.executors import Executor, LocalExecutor, last_executor
@@ -22,6 +20,8 @@ from hpcbench.runs.claim import latest_claim
 from hpcbench.runs.placement import locate_ranks
 from hpcbench.runs.results_folder import ResultsFolder
 from hpcbench.runs.spec_file import read_spec_file
+from hpcbench.sweep.catalog_entries import Catalog
+from hpcbench.sweep.run_spec import limit_of
 
 FAILED_STATES: tuple[str, ...] = ("failed", "lost")
 TIME_LIMIT_REASON = "time limit of"

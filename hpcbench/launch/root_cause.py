@@ -8,13 +8,13 @@ import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.launch.rank_processes import PRIMARY_SIGNALS, RankExit
 from hpcbench.runs.claim import Claim, Ending
 from hpcbench.runs.events import Interrupted, RunFailed
 from hpcbench.runs.record_reader import RecordLine, has_run_finished, last_lines, last_log_lines
 from hpcbench.runs.record_writer import EventWriter
 from hpcbench.runs.results_folder import FIRST_NODE
+from hpcbench.sweep.run_spec import RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,11 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcbench.config.catalog import Catalog
-from hpcbench.config.data import locate_data
-from hpcbench.config.load import load_run
-from hpcbench.config.placement import TORCHRUN, VARIABLE, Placement, without_foreign
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import HpcbenchError, InputError
 from hpcbench.launch.admission import devices_sharing_cores, obstacle_to_run, threads_per_rank, warnings_of
 from hpcbench.launch.jobs import Jobs
@@ -27,9 +22,14 @@ from hpcbench.launch.run_status import RunStatus, run_status
 from hpcbench.launch.supervisor import Assignment, supervise, thread_environment
 from hpcbench.runs.claim import Claim, claim_next, latest_claim
 from hpcbench.runs.ledger import new_job_id
+from hpcbench.runs.placement import PLACEMENT_VARIABLE, TORCHRUN, Placement, without_launcher_variables
 from hpcbench.runs.record_reader import is_finished
 from hpcbench.runs.results_folder import RunFolder
 from hpcbench.runs.spec_file import StoredRun, read_spec_json
+from hpcbench.sweep.catalog_entries import Catalog
+from hpcbench.sweep.data_location import locate_data
+from hpcbench.sweep.run_spec import RunSpec
+from hpcbench.sweep.sweep_loading import load_run
 
 CLAIM_WAIT_S = 120.0
 POLL_S = 0.05
@@ -139,8 +139,12 @@ def exec_worker(placement: Placement | None, thread_variables: Mapping[str, str]
     """Turn this process into a rank; does not return. None: a supervisor has placed it already."""
     environment = dict(os.environ)
     if placement is not None:
-        environment = {**without_foreign(environment), **thread_variables, **placement.to_environment()}
-    assert VARIABLE in environment
+        environment = {
+            **without_launcher_variables(environment),
+            **thread_variables,
+            **placement.to_environment(),
+        }
+    assert PLACEMENT_VARIABLE in environment
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, "-m", "hpcbench.training.worker"], environment)
@@ -150,7 +154,7 @@ def run_here(
     file: Path | None, settings: Sequence[str], out: Path, catalog: Catalog, *, data_root: str | None
 ) -> int:
     """Do a run in the foreground, or this process's part of it; returns the exit status."""
-    if VARIABLE in os.environ:
+    if PLACEMENT_VARIABLE in os.environ:
         exec_worker(None, {})
     machine = this_machine()
     spec = load_run(file, catalog, settings=settings, default_gpus_per_node=len(machine.gpus))

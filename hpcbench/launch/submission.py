@@ -15,11 +15,6 @@ from statistics import mean
 
 from filelock import FileLock
 
-from hpcbench.config.catalog import Catalog
-from hpcbench.config.data import ROOT_VARIABLE
-from hpcbench.config.dump import dump_sweep
-from hpcbench.config.load import load_sweep
-from hpcbench.config.spec import RunSpec, Sweep
 from hpcbench.errors import InputError
 from hpcbench.launch.admission import Action, Decision, devices_sharing_cores
 from hpcbench.launch.executors import Executor, ExecutorChoice, LocalExecutor
@@ -27,6 +22,10 @@ from hpcbench.launch.slurm.slurm_profile import Profile, SlurmExecutor
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.results_folder import ResultsFolder
 from hpcbench.runs.spec_file import StoredRun
+from hpcbench.sweep.catalog_entries import Catalog
+from hpcbench.sweep.data_location import ROOT_VARIABLE
+from hpcbench.sweep.run_spec import RunSpec, Sweep
+from hpcbench.sweep.sweep_loading import dump_sweep, load_sweep
 from hpcbench.training.checkpoint import KEPT_CHECKPOINTS
 
 MAX_LISTED = 5

@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from hpcbench.config.placement import Placement, without_foreign
-from hpcbench.config.spec import RunSpec
 from hpcbench.launch import root_cause
 from hpcbench.launch.containers.container_engines import ContainerError
 from hpcbench.launch.node_telemetry import NodeTelemetry
 from hpcbench.launch.rank_processes import LocalRanks, RankExit, RankSet, SupervisorInbox
 from hpcbench.runs.claim import HEARTBEAT_S, Claim, Ending
-from hpcbench.runs.placement import locate_ranks
+from hpcbench.runs.placement import Placement, locate_ranks, without_launcher_variables
+from hpcbench.sweep.run_spec import RunSpec
 
 
 def log_line(text: str) -> None:
@@ -134,7 +133,7 @@ def rank_environment(task: Assignment, rank: int) -> dict[str, str]:
         warnings=task.warnings,
     )
     return {
-        **without_foreign(task.environment),
+        **without_launcher_variables(task.environment),
         **thread_environment(task.threads),
         "PYTHONUNBUFFERED": "1",  # the last words of a rank that is killed have to be in its log
         **place.to_environment(),

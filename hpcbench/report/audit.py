@@ -14,11 +14,11 @@ from hpcbench.audit.evidence import collect_evidence
 from hpcbench.audit.judge import audit_table, rank_audited, sort_findings
 from hpcbench.audit.tables.foreign_table import StatedFacts, read_tables
 from hpcbench.audit.tables.table_headers import SELECTABLE_FIELDS
-from hpcbench.config.spec import Group
 from hpcbench.errors import input_error
 from hpcbench.report.findings import findings_json, print_findings
 from hpcbench.report.groups import read_groups
 from hpcbench.report.limits import MODEL_BLOCKS
+from hpcbench.sweep.run_spec import Group
 
 ONLY_TABLES = "--samples-per-epoch, --epochs, --eval-samples, --ranks and --column are for tables"
 

@@ -17,7 +17,6 @@ from hpcbench.analysis.run_history import RecordedState
 from hpcbench.audit.audit_findings import Finding
 from hpcbench.audit.evidence import collect_evidence
 from hpcbench.audit.judge import rank_audited
-from hpcbench.config.spec import Group
 from hpcbench.errors import InputError, input_error
 from hpcbench.report.draw import draw_all, remove_others
 from hpcbench.report.extras import with_extras
@@ -36,6 +35,7 @@ from hpcbench.report.tables import to_csv, to_markdown
 from hpcbench.report.words import Words
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.sweep.run_spec import Group
 
 
 @dataclass(frozen=True, kw_only=True)

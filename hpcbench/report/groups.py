@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from hpcbench.config.spec import Group
-from hpcbench.errors import Place, input_error
+from hpcbench.errors import SourcePlace, input_error
+from hpcbench.sweep.run_spec import Group
 
 
 def read_groups(path: Path) -> tuple[Group, ...]:
@@ -24,7 +24,7 @@ def read_groups(path: Path) -> tuple[Group, ...]:
     except (yaml.YAMLError, OSError, UnicodeError, AttributeError, KeyError, TypeError) as error:
         raise input_error(
             "the groups of this sweep cannot be read",
-            place=Place(str(path)),
+            place=SourcePlace(str(path)),
             key="groups",
             found=str(error),
             allowed="a list of maps with id, title, factor and runs",

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import HpcbenchError
 from hpcbench.runs.process_identity import ProcessIdentity
 from hpcbench.runs.record_reader import is_finished
 from hpcbench.runs.results_folder import RunFolder
+from hpcbench.sweep.run_spec import RunSpec
 
 CLAIM_BYTES = 4096
 REASON_CHARACTERS = 800

@@ -18,7 +18,7 @@ from typing import Any
 import hpcbench
 
 # What ranks execute. Commands, tables and reports may differ from a rank's without harm.
-RANK_FOLDERS = ("ceilings", "config", "runs", "strategies", "tasks", "teaching", "training")
+RANK_FOLDERS = ("ceilings", "runs", "strategies", "sweep", "tasks", "teaching", "training")
 
 
 def source_digest() -> str:

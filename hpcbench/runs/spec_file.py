@@ -6,10 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import RecordError
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.results_folder import RunFolder
+from hpcbench.sweep.run_spec import RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)

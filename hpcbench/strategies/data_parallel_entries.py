@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from hpcbench.config.spec import RunSpec
+from hpcbench.sweep.run_spec import RunSpec
 
 Megabytes = Annotated[float, Gt(0), Le(100_000)]
 

@@ -14,7 +14,7 @@ from annotated_types import Ge, Le
 from hpcbench.strategies.data_parallel_entries import Megabytes
 
 if TYPE_CHECKING:
-    from hpcbench.config.spec import RunSpec
+    from hpcbench.sweep.run_spec import RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)

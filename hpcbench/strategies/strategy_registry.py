@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hpcbench.config.catalog import Processes, StrategyEntry, only_for_teaching
 from hpcbench.strategies import data_parallel_entries, ps_entry, whole_batch_entries
 from hpcbench.strategies.data_parallel_entries import (
     CollectiveOptions,
@@ -14,55 +13,58 @@ from hpcbench.strategies.data_parallel_entries import (
 )
 from hpcbench.strategies.ps_entry import PsOptions
 from hpcbench.strategies.whole_batch_entries import PipelineOptions
+from hpcbench.sweep.catalog_entries import ProcessLayout, StrategyEntry, only_for_teaching
 
 GLOO_OR_NCCL = ("gloo", "nccl")
 
 STRATEGIES: dict[str, StrategyEntry] = {
     "noop": StrategyEntry(
         target="hpcbench.training.noop_loop:NoopStrategy",
-        processes=Processes.DATA_PARALLEL,
+        processes=ProcessLayout.DATA_PARALLEL,
         options=NoopOptions,
         torch_free=True,
     ),
-    "single_gpu": StrategyEntry(target="hpcbench.strategies.strategy_base:Strategy", processes=Processes.ONE),
+    "single_gpu": StrategyEntry(
+        target="hpcbench.strategies.strategy_base:Strategy", processes=ProcessLayout.ONE
+    ),
     "dp": StrategyEntry(
         target="hpcbench.strategies.dp:Dp",
-        processes=Processes.ONE_MANY_DEVICES,
+        processes=ProcessLayout.ONE_MANY_DEVICES,
         check=whole_batch_entries.refuse_small_micro_batch,
     ),
     "ddp": StrategyEntry(
         target="hpcbench.strategies.ddp:Ddp",
-        processes=Processes.DATA_PARALLEL,
+        processes=ProcessLayout.DATA_PARALLEL,
         options=DdpOptions,
         backends=GLOO_OR_NCCL,
     ),
     "fsdp_grad": StrategyEntry(
         target="hpcbench.strategies.fsdp:FsdpGrad",
-        processes=Processes.DATA_PARALLEL,
+        processes=ProcessLayout.DATA_PARALLEL,
         backends=GLOO_OR_NCCL,
         check=data_parallel_entries.refuse_channels_last,
     ),
     "fsdp_full": StrategyEntry(
         target="hpcbench.strategies.fsdp:FsdpFull",
-        processes=Processes.DATA_PARALLEL,
+        processes=ProcessLayout.DATA_PARALLEL,
         backends=GLOO_OR_NCCL,
         check=data_parallel_entries.refuse_channels_last,
     ),
     "zero1": StrategyEntry(
         target="hpcbench.strategies.zero1:Zero1",
-        processes=Processes.DATA_PARALLEL,
+        processes=ProcessLayout.DATA_PARALLEL,
         options=Zero1Options,
         backends=GLOO_OR_NCCL,
     ),
     "model_parallel": StrategyEntry(
         target="hpcbench.strategies.model_parallel:ModelParallel",
-        processes=Processes.ONE_MANY_DEVICES,
+        processes=ProcessLayout.ONE_MANY_DEVICES,
         check=whole_batch_entries.refuse_several_nodes,
         parts=whole_batch_entries.model_parallel_parts,
     ),
     "pipeline": StrategyEntry(
         target="hpcbench.strategies.pipeline:Pipeline",
-        processes=Processes.STAGES,
+        processes=ProcessLayout.STAGES,
         options=PipelineOptions,
         backends=GLOO_OR_NCCL,
         check=whole_batch_entries.refuse_pipeline,
@@ -71,19 +73,19 @@ STRATEGIES: dict[str, StrategyEntry] = {
     ),
     "collective": StrategyEntry(
         target="hpcbench.strategies.collective:build",
-        processes=Processes.DATA_PARALLEL,
+        processes=ProcessLayout.DATA_PARALLEL,
         options=CollectiveOptions,
         backends=GLOO_OR_NCCL,
     ),
     "local_sgd": StrategyEntry(
         target="hpcbench.strategies.local_sgd:LocalSgd",
-        processes=Processes.DATA_PARALLEL,
+        processes=ProcessLayout.DATA_PARALLEL,
         options=LocalSgdOptions,
         backends=GLOO_OR_NCCL,
     ),
     "ps": StrategyEntry(
         target="hpcbench.strategies.ps_worker:build",
-        processes=Processes.DATA_PARALLEL,
+        processes=ProcessLayout.DATA_PARALLEL,
         options=PsOptions,
         backends=GLOO_OR_NCCL,
         updates_alone=ps_entry.is_asynchronous,
@@ -93,7 +95,7 @@ STRATEGIES: dict[str, StrategyEntry] = {
     ),
     "faulty": StrategyEntry(
         target="hpcbench.teaching.faulty_strategies:build",
-        processes=Processes.DATA_PARALLEL,
+        processes=ProcessLayout.DATA_PARALLEL,
         options=FaultyOptions,
         backends=GLOO_OR_NCCL,
         check=only_for_teaching,

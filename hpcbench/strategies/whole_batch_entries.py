@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from hpcbench.config.spec import RunSpec
+from hpcbench.sweep.run_spec import RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.errors import InputError, Place, input_error
+from hpcbench.errors import InputError, SourcePlace, input_error
 from hpcbench.tasks.shared_folders import generated_samples
 
 _reconstruct: Any = np.zeros(0).__reduce__()[0]  # numpy's own, wherever this version of it keeps it
@@ -65,7 +65,7 @@ def read_pickle(path: Path) -> dict[bytes, Any]:
 
 def _pickle_error(path: Path, problem: str, found: object = None) -> InputError:
     return input_error(
-        problem, place=Place(str(path)), found=found, hint="Get it anew: `hpcbench data check` says how"
+        problem, place=SourcePlace(str(path)), found=found, hint="Get it anew: `hpcbench data check` says how"
     )
 
 
@@ -152,7 +152,7 @@ def read_cifar(name: str, folder: Path, part: str) -> CifarPart:
     except PermissionError as error:
         raise input_error(
             "no permission to read the data",
-            place=Place(str(error.filename or folder)),
+            place=SourcePlace(str(error.filename or folder)),
             hint="Make it readable for the account that runs the jobs",
         ) from error
     _check_part(edition, found, generated_samples(folder, part) or CIFAR_SAMPLES[part], part)
@@ -167,7 +167,7 @@ def missing_cifar_error(name: str, folder: Path, part: str) -> InputError:
     unpack = f"Unpack it: tar -xzf {packed} -C {folder}" if packed.exists() else None
     return input_error(
         f"the {part} files of {name} are not here",
-        place=Place(str(folder)),
+        place=SourcePlace(str(folder)),
         allowed=f"{edition.folder}/ with {files}, or {part}-*.parquet",
         hint=unpack or f"`hpcbench data check {name}` says how to get them",
     )
@@ -185,7 +185,7 @@ def find_pickles(edition: CifarEdition, folder: Path, part: str) -> list[Path]:
             lost = paths[there.index(False)]
             raise input_error(
                 "this file is missing, though others of the data set are here",
-                place=Place(str(lost)),
+                place=SourcePlace(str(lost)),
                 hint=f"Unpack {edition.archive} anew",
             )
     return []
@@ -274,5 +274,5 @@ def _check_part(edition: CifarEdition, part: CifarPart, samples: int, name: str)
 
 def _wrong_file_error(path: Path, problem: str, found: object = None) -> InputError:
     return input_error(
-        problem, place=Place(str(path)), found=found, hint="Get it anew: `hpcbench data check` says how"
+        problem, place=SourcePlace(str(path)), found=found, hint="Get it anew: `hpcbench data check` says how"
     )

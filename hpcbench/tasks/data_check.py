@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hpcbench.config.data import ROOT_VARIABLE
 from hpcbench.errors import HpcbenchError, input_error, nearest
+from hpcbench.sweep.data_location import ROOT_VARIABLE
 from hpcbench.tasks import cifar_files, image_layouts
 from hpcbench.tasks.image_index import ImageIndex
 from hpcbench.tasks.shared_folders import generated_samples

@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpcbench.config.placement import Placement
-from hpcbench.errors import InputError, Place, input_error
+from hpcbench.errors import InputError, SourcePlace, input_error
+from hpcbench.runs.placement import Placement
 from hpcbench.tasks.decode_workers import DecodedBatch, DecodeRequest, DecodeWorkers, ImageDecoder
 from hpcbench.tasks.image_augmentation import AugmentationSeed
 from hpcbench.tasks.image_index import cache_folder
@@ -155,7 +155,9 @@ def open_images(path: Path, key: str) -> DecodedImageFile:
 
 def damaged_file_error(path: Path, problem: str) -> InputError:
     """Return the message for a file that can't be used."""
-    return input_error(problem, place=Place(str(path)), hint=f"Delete it, and it is made anew: rm {path}")
+    return input_error(
+        problem, place=SourcePlace(str(path)), hint=f"Delete it, and it is made anew: rm {path}"
+    )
 
 
 def _check_space(path: Path, size: int) -> None:

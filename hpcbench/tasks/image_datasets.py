@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpcbench.errors import InputError, Place, input_error
+from hpcbench.errors import InputError, SourcePlace, input_error
 from hpcbench.tasks import cifar_files, image_layouts, picture_decoding
 from hpcbench.tasks.decode_workers import DecodedBatch
 from hpcbench.tasks.image_augmentation import (
@@ -125,14 +125,14 @@ class PictureDecoder:
                 return picture_decoding.decode_picture(content, choose, self.shape[0], draft=draft), candidate
             except picture_decoding.CorruptImageError as error:
                 self._report(candidate, error)
-        raise input_error("not one image can be decoded", place=Place(str(self._index.root)))
+        raise input_error("not one image can be decoded", place=SourcePlace(str(self._index.root)))
 
     def _report(self, sample: int, error: picture_decoding.CorruptImageError) -> None:
         where = self._index.describe(sample)
         if self._options.corrupt == "stop":
             raise input_error(
                 f"this image can't be decoded ({error})",
-                place=Place(where),
+                place=SourcePlace(where),
                 hint="Get it anew, remove it, or say dataset_options: {corrupt: replace}",
             ) from error
         if sample not in self._reported:
@@ -185,7 +185,7 @@ def _training_labels(index: ImageIndex, classes: tuple[str, ...]) -> Tensor:
 def _unknown_class_error(index: ImageIndex, name: str) -> InputError:
     return input_error(
         "this class of the validation images has no training images",
-        place=Place(str(index.root / FOLDER_PARTS[EVALUATION] / name)),
+        place=SourcePlace(str(index.root / FOLDER_PARTS[EVALUATION] / name)),
         hint="Both parts need the same class folders",
     )
 

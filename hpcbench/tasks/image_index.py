@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.errors import InputError, Place, input_error
+from hpcbench.errors import InputError, SourcePlace, input_error
 
 CACHE_VARIABLE = "HPCBENCH_CACHE"
 INDEX_FORMAT = 1
@@ -92,7 +92,7 @@ class ImageIndex:
         except OSError as error:
             raise input_error(
                 f"this image can't be read ({error.strerror})",
-                place=Place(str(path)),
+                place=SourcePlace(str(path)),
                 hint=f"If the data has changed, delete the index in {cache_folder()}",
             ) from error
 
@@ -186,6 +186,6 @@ def unreadable_error(path: Path, error: OSError) -> InputError:
     denied = isinstance(error, PermissionError)
     return input_error(
         "no permission to read the data" if denied else f"can't be read ({error.strerror})",
-        place=Place(str(error.filename or path)),
+        place=SourcePlace(str(error.filename or path)),
         hint="Make it readable for the account that runs the jobs" if denied else None,
     )

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from hpcbench.errors import InputError, Place, input_error
+from hpcbench.errors import InputError, SourcePlace, input_error
 from hpcbench.tasks.image_index import ImageIndex, ImageListing, load_index, unreadable_error
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
@@ -48,7 +48,7 @@ def missing_images_error(name: str, root: Path, part: str) -> InputError:
     tars = f", or {TARS[part]}" if name == "imagenet" else ""
     return input_error(
         f"the {part} images of {name} are not here",
-        place=Place(str(root)),
+        place=SourcePlace(str(root)),
         allowed=f"{part}/<class>/<image>{tars}",
         hint=f"`hpcbench data check {name}` says how to get them",
     )
@@ -107,7 +107,7 @@ def _scan_folders(root: Path, part: str, skip_strangers: bool) -> ImageListing:
             rows.files.append(f"{relative}/{name}")
     if not rows.files:
         raise input_error(
-            "no class folders with images", place=Place(str(root / part)), allowed="<class>/<image>"
+            "no class folders with images", place=SourcePlace(str(root / part)), allowed="<class>/<image>"
         )
     return rows.listing(classes)
 
@@ -123,13 +123,13 @@ def _images_in(folder: Path, skip_strangers: bool) -> list[str]:
             elif not skip_strangers:
                 raise input_error(
                     "not an image, and no other file may be among the images",
-                    place=Place(entry.path),
+                    place=SourcePlace(entry.path),
                     hint="Move it away, or say dataset_options: {corrupt: replace}",
                 )
     if not names and not skip_strangers:
         raise input_error(
             "this class folder is empty",
-            place=Place(str(folder)),
+            place=SourcePlace(str(folder)),
             hint="Put its images back, remove it, or say dataset_options: {corrupt: replace}",
         )
     return sorted(names)
@@ -159,7 +159,7 @@ def _scan_val_tar(root: Path) -> ImageListing:
     if not (root / DEVKIT).is_file():
         raise input_error(
             "the classes of the validation images are missing",
-            place=Place(str(root / DEVKIT)),
+            place=SourcePlace(str(root / DEVKIT)),
             hint="Put it beside the tars: `hpcbench data check imagenet` says where it comes from",
         )
     rows.watch(root, DEVKIT)
@@ -213,7 +213,7 @@ def _members(file: BinaryIO | io.BufferedReader, path: Path) -> Iterator[tarfile
 
 def _wrong_tar_error(path: Path, problem: str, found: object = None) -> InputError:
     hint = "Get it anew: `hpcbench data check imagenet` says how"
-    return input_error(problem, place=Place(str(path)), found=found, hint=hint)
+    return input_error(problem, place=SourcePlace(str(path)), found=found, hint=hint)
 
 
 class _FileWindow(io.RawIOBase):

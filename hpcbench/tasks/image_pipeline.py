@@ -14,8 +14,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from hpcbench.config.placement import Placement
-from hpcbench.config.spec import RunSpec
+from hpcbench.runs.placement import Placement
+from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.tasks.batches import Batch, LabelledDataset
 from hpcbench.tasks.decode_workers import DecodedBatch, DecodeRequest, DecodeWorkers, ImageDecoder
 from hpcbench.tasks.image_augmentation import Augmentation, AugmentationSeed, NormaliseImages

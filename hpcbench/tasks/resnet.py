@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torchvision.models import resnet
 
 from hpcbench.tasks.torchvision_import import make_torchvision_importable
 
 make_torchvision_importable()
+
+from torchvision.models import resnet  # noqa: E402  only importable after the line above
 
 
 class ResNet(resnet.ResNet):  # type: ignore[misc]  # torchvision has no types

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcbench.errors import InputError, Place, input_error
+from hpcbench.errors import InputError, SourcePlace, input_error
 
 LOCK_ENDING = ".lock"
 NO_LOCK_ERRNOS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)  # some network file systems
@@ -144,7 +144,7 @@ def stage_data(source: Path, target: Path) -> SharedPath:
     folder where there is no data, no room or no permission.
     """
     if not source.is_dir():
-        raise input_error("there is no such folder of data", place=Place(str(source)))
+        raise input_error("there is no such folder of data", place=SourcePlace(str(source)))
     try:
         target.mkdir(parents=True, exist_ok=True)
         remove_stale(target, STAGE_PREFIX)
@@ -155,7 +155,7 @@ def stage_data(source: Path, target: Path) -> SharedPath:
     except PermissionError as error:
         raise input_error(
             "no permission to stage data here",
-            place=Place(str(error.filename or target)),
+            place=SourcePlace(str(error.filename or target)),
             hint="Say another folder in input: {stage: DIR}, on each node's own disk",
         ) from error
 
@@ -177,7 +177,9 @@ def _copy_data(source: Path, path: Path) -> None:
                 shutil.copyfile(source / name, copied)
     except tarfile.TarError as error:
         raise input_error(
-            f"this archive can't be unpacked ({error})", place=Place(str(source / name)), hint="Get it anew"
+            f"this archive can't be unpacked ({error})",
+            place=SourcePlace(str(source / name)),
+            hint="Get it anew",
         ) from error
 
 
@@ -200,7 +202,7 @@ def _is_packed(name: str) -> bool:
 def _no_space_error(folder: Path, needed: int, free: int) -> InputError:
     return input_error(
         f"the data set needs {needed:,} bytes and {free:,} are free",
-        place=Place(str(folder)),
+        place=SourcePlace(str(folder)),
         hint="Say another folder in input: {stage: DIR}, or read it where it is",
     )
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.runs.results_folder import RunFolder
+from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.tasks import cifar_files
 from hpcbench.tasks.shared_folders import mark_generated, share_path
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from hpcbench.config.catalog import DatasetEntry, ModelEntry, only_for_teaching
+from hpcbench.sweep.catalog_entries import DatasetEntry, ModelEntry, only_for_teaching
 
 if TYPE_CHECKING:
-    from hpcbench.config.spec import RunSpec
+    from hpcbench.sweep.run_spec import RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,9 +10,9 @@ import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.results_folder import RunFolder
+from hpcbench.sweep.run_spec import RunSpec
 
 # With `checkpoint: auto` a run loses at most this much, and an epoch. Shorter runs keep nothing.
 AUTO_INTERVAL_S = 60.0

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.optim import Optimizer
 
-from hpcbench.config.spec import Precision as Name
+from hpcbench.sweep.run_spec import Precision as Name
 
 AUTOCAST_DTYPES = {"amp_fp16": torch.float16, "amp_bf16": torch.bfloat16}
 

@@ -12,12 +12,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed import DistError, Store, TCPStore
 
-from hpcbench.config.placement import Placement
-from hpcbench.config.spec import RunSpec
+from hpcbench.runs.placement import Placement
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.results_folder import RunFolder
 from hpcbench.strategies.server_channel import CommandKind, ServerCommand, send_command
 from hpcbench.strategies.world import World
+from hpcbench.sweep.run_spec import RunSpec
 
 RENDEZVOUS_POLL_S = 0.02
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hpcbench.config.placement import Placement
-from hpcbench.config.spec import RunSpec
 from hpcbench.runs.events import Event
+from hpcbench.runs.placement import Placement
 from hpcbench.runs.record_writer import EventWriter
 from hpcbench.runs.results_folder import RunFolder
+from hpcbench.sweep.run_spec import RunSpec
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 

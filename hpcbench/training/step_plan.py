@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from hpcbench.config.spec import RunSpec
+from hpcbench.sweep.run_spec import RunSpec
 
 
 class TooFewSamplesError(ValueError):

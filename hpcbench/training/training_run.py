@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpcbench.config.placement import Placement
-from hpcbench.config.spec import Optimizer as OptimizerSpec
-from hpcbench.config.spec import RunSpec
 from hpcbench.runs.events import RunFinished, RunStarted
+from hpcbench.runs.placement import Placement
 from hpcbench.runs.run_environment import describe_environment
 from hpcbench.strategies.strategy_base import Strategy
 from hpcbench.strategies.strategy_registry import STRATEGIES
 from hpcbench.strategies.world import World
+from hpcbench.sweep.run_spec import Optimizer as OptimizerSpec
+from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.tasks.batches import Batch, LabelledDataset, ShardLoader
 from hpcbench.tasks.image_pipeline import DataContext
 from hpcbench.tasks.task_registry import DATASETS, MODELS

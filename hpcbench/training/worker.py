@@ -15,9 +15,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from hpcbench.config.placement import Placement
 from hpcbench.errors import InputError
 from hpcbench.runs.events import Interrupted, RunFailed
+from hpcbench.runs.placement import Placement
 from hpcbench.runs.record_writer import EventWriter
 from hpcbench.runs.results_folder import RunFolder
 from hpcbench.runs.run_environment import bind_to_cores

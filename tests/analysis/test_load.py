@@ -10,10 +10,10 @@ import pytest
 from hpcbench.analysis.results_loading import load_results
 from hpcbench.analysis.run_figures import occupied_devices
 from hpcbench.analysis.run_history import RecordedState, read_history
-from hpcbench.config.spec import Optimizer
 from hpcbench.errors import InputError
 from hpcbench.runs.events import Interrupted, RunFailed, Steps
 from hpcbench.runs.record_writer import EventWriter
+from hpcbench.sweep.run_spec import Optimizer
 from tests.report.records import EVALUATION_SAMPLES, TRAIN_SAMPLES, RunBuilder, Sweep, single, spec
 
 

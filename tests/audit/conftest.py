@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpcbench.catalog import CATALOG
-from hpcbench.config.load import load_sweep
+from hpcbench.sweep.sweep_loading import load_sweep
 from tests.audit.really import ROOT, train_sweep
 
 # Every strategy that runs on a CPU, learning the same thing.

@@ -9,7 +9,7 @@ from hpcbench.analysis.results_loading import load_results
 from hpcbench.audit.audit_findings import Finding, Severity
 from hpcbench.audit.evidence import collect_evidence
 from hpcbench.audit.judge import rank_audited
-from hpcbench.config.spec import Group
+from hpcbench.sweep.run_spec import Group
 
 
 def findings(results: Path, groups: Sequence[Group] = ()) -> list[Finding]:

@@ -7,10 +7,10 @@ import sys
 import time
 from pathlib import Path
 
-from hpcbench.config.placement import Placement
-from hpcbench.config.spec import RunSpec
+from hpcbench.runs.placement import Placement
 from hpcbench.runs.record_writer import EventWriter
 from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.training import training_run
 from hpcbench.training.session import RankSession
 

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcbench.config.dump import dump_sweep
-from hpcbench.config.spec import RunSpec, Sweep
 from hpcbench.runs import ledger
 from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.sweep.run_spec import RunSpec, Sweep
+from hpcbench.sweep.sweep_loading import dump_sweep
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpcbench.ceilings.ceiling_records import Ceiling
-from hpcbench.config.spec import RunSpec
 from hpcbench.runs.events import RunFailed, RunFinished
+from hpcbench.sweep.run_spec import RunSpec
 from tests.audit.judging import errors, findings, group
 from tests.audit.written import TRAIN_SAMPLES, alone, run, telemetry, write
 from tests.ceilings import written as ceilings

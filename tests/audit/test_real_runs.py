@@ -15,12 +15,12 @@ from hpcbench import cli
 from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.audit.audit_findings import Finding, Severity
 from hpcbench.catalog import CATALOG
-from hpcbench.config.load import load_sweep
 from hpcbench.errors import InputError
 from hpcbench.report.audit import audit_results
 from hpcbench.report.collect import collect
 from hpcbench.report.findings import read_findings
 from hpcbench.report.terminal import print_ranking
+from hpcbench.sweep.sweep_loading import load_sweep
 from tests.audit.judging import codes, errors
 
 EXPECTED = {

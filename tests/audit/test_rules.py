@@ -11,8 +11,8 @@ import pytest
 from hpcbench.audit.audit_findings import AuditRule, Finding, FindingScope
 from hpcbench.audit.rule_table import ALL_RULES
 from hpcbench.ceilings.ceiling_records import CopyCheck
-from hpcbench.config.spec import Optimizer
 from hpcbench.runs.events import Check, Steps
+from hpcbench.sweep.run_spec import Optimizer
 from tests.audit.judging import codes, errors, findings, group
 from tests.audit.witnesses import (
     BROKEN,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hpcbench.ceilings.ceiling_records import Ceiling, CopyCheck
-from hpcbench.config.spec import Group, Optimizer
 from hpcbench.runs.events import Check, Epoch, Evaluation, RunFinished, Steps
+from hpcbench.sweep.run_spec import Group, Optimizer
 from tests.audit.judging import group
 from tests.audit.written import ENVIRONMENT, Change, alone, changing, run, telemetry, unchanged, write
 from tests.ceilings import written as ceilings

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.runs import ledger
 from hpcbench.runs.events import (
     Check,
@@ -26,6 +25,7 @@ from hpcbench.runs.events import (
 )
 from hpcbench.runs.record_writer import EventWriter
 from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.sweep.run_spec import RunSpec
 
 TRAIN_SAMPLES, EVALUATION_SAMPLES = 1437, 360
 ENVIRONMENT = {

@@ -12,7 +12,7 @@ from hpcbench.ceilings.measurement_points import (
     points_of,
 )
 from hpcbench.ceilings.probe_plan import is_measured, one_run_per_ceilings, probe_spec
-from hpcbench.config.spec import Input, Resources, RunSpec
+from hpcbench.sweep.run_spec import InputOptions, Resources, RunSpec
 from tests.ceilings.written import compute, link, loader, matrix
 
 DDP = RunSpec(name="d", strategy="ddp", backend="gloo", ranks=2, data_shards=2, batch_size=32, epochs=1)
@@ -46,8 +46,8 @@ def test_links_are_those_that_the_run_uses() -> None:
 def test_data_that_is_prepared_as_a_whole_is_not_loaded_for_a_probe() -> None:
     """Staging or decoding a data set takes as long in a probe as in the run."""
     assert len(input_points(DDP)) == 1
-    assert input_points(replace(DDP, input=Input(stage="/scratch"))) == []
-    assert input_points(replace(DDP, input=Input(disk_cache=True))) == []
+    assert input_points(replace(DDP, input=InputOptions(stage="/scratch"))) == []
+    assert input_points(replace(DDP, input=InputOptions(disk_cache=True))) == []
 
 
 def test_run_is_measured_when_all_of_its_ceilings_are_there() -> None:

@@ -16,7 +16,7 @@ from hpcbench.ceilings.step_prediction import (
     predict_other_ranks,
     predict_step,
 )
-from hpcbench.config.spec import Input, RunSpec
+from hpcbench.sweep.run_spec import InputOptions, RunSpec
 from tests.audit.written import alone, run
 from tests.ceilings.written import PARAMETERS, compute, link, loader, matrix, node
 
@@ -101,13 +101,13 @@ def test_workers_that_wait_for_nobody_are_counted_all() -> None:
 def test_a_loader_is_that_of_its_processes_and_batch() -> None:
     """What was measured with other processes, or batches, stands in and is said to be assumed."""
     both = ceilings(loader(images_per_s=1_000.0), loader(workers=2, images_per_s=64_000.0))
-    found = both.input(run(input=Input(workers=2)))
+    found = both.input(run(input=InputOptions(workers=2)))
     assert found is not None and (found.seconds, found.serial) == (pytest.approx(0.001), False)
     assert not found.assumed
     for spec, why in (
-        (run(input=Input(workers=1)), "loader processes"),
+        (run(input=InputOptions(workers=1)), "loader processes"),
         (run(), "loader processes"),  # it does not say how many, and both were measured
-        (run(input=Input(workers=2), batch_size=8), "batches of 32"),
+        (run(input=InputOptions(workers=2), batch_size=8), "batches of 32"),
     ):
         found = both.input(spec)
         assert found is not None and why in "".join(found.assumed)

@@ -272,7 +272,7 @@ def test_the_verb_states_the_error_where_it_was_measured(
 ) -> None:
     """A run of the sweep that has records stands beside its prediction."""
     from hpcbench.catalog import CATALOG
-    from hpcbench.config.load import load_sweep
+    from hpcbench.sweep.sweep_loading import load_sweep
 
     spec = next(run for run in load_sweep([sweep], CATALOG).runs if run.strategy == "ddp")
     write(sweep.parent / "results" / "r", replace(spec, batch_size=32), step_s=0.010)

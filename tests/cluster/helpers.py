@@ -14,12 +14,12 @@ from typing import Any
 import psutil
 import yaml
 
-from hpcbench.config.placement import VARIABLE
-from hpcbench.config.spec import Resources, RunSpec
 from hpcbench.launch.jobs import read_jobs
 from hpcbench.launch.run_status import RunStatus, read_status
 from hpcbench.runs import ledger
+from hpcbench.runs.placement import PLACEMENT_VARIABLE
 from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.sweep.run_spec import Resources, RunSpec
 
 HPCBENCH = (sys.executable, "-m", "hpcbench")
 
@@ -124,7 +124,9 @@ class Lab:
 
     def ranks(self) -> list[psutil.Process]:
         """Return the living ranks of this test, by the variable that their supervisor gave them."""
-        return [p for p in self._processes() if str(self.folder) in _environment(p).get(VARIABLE, "")]
+        return [
+            p for p in self._processes() if str(self.folder) in _environment(p).get(PLACEMENT_VARIABLE, "")
+        ]
 
     def leftovers(self) -> list[psutil.Process]:
         """Return every living process that a command of this test has started."""
@@ -166,7 +168,7 @@ def injected(folder: Path, code: str) -> dict[str, str]:
     folder.mkdir(exist_ok=True)
     prelude = (
         "import json, os\n"
-        f"place = os.environ.get({VARIABLE!r})\n"
+        f"place = os.environ.get({PLACEMENT_VARIABLE!r})\n"
         "rank = json.loads(place)['rank'] if place else None\n"
     )
     (folder / "sitecustomize.py").write_text(prelude + code)

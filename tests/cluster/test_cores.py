@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.config.spec import Resources
 from hpcbench.launch import machine_resources
 from hpcbench.launch.machine_resources import (
     assign_cores,
@@ -21,6 +20,7 @@ from hpcbench.launch.rank_processes import SupervisorInbox
 from hpcbench.launch.supervisor import supervise
 from hpcbench.runs.events import RunStarted
 from hpcbench.runs.record_reader import read_events
+from hpcbench.sweep.run_spec import Resources
 from tests.cluster.helpers import noop
 from tests.cluster.test_supervisor import task_of
 

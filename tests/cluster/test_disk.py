@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from hpcbench.catalog import CATALOG
-from hpcbench.config.spec import RunSpec
 from hpcbench.launch.rank_processes import SupervisorInbox
 from hpcbench.launch.submission import disk_bytes, format_bytes
 from hpcbench.launch.supervisor import supervise
+from hpcbench.sweep.run_spec import RunSpec
 from tests.cluster.helpers import noop
 from tests.cluster.test_supervisor import task_of
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from hpcbench.config.placement import VARIABLE
 from hpcbench.runs.claim import latest_claim
 from hpcbench.runs.events import RunStarted
+from hpcbench.runs.placement import PLACEMENT_VARIABLE
 from hpcbench.runs.record_reader import Record, read_events
 from tests.cluster.helpers import Lab, eventually, injected
 
@@ -120,7 +120,7 @@ def test_a_hanging_rank(lab: Lab) -> None:
     queued = lab.run("submit", sweep, "--results", "results", "--detach")
     assert queued.returncode == 0, queued.stderr
     eventually(lab.steps_done, within_s=60)
-    last = max(lab.ranks(), key=lambda process: json.loads(process.environ()[VARIABLE])["rank"])
+    last = max(lab.ranks(), key=lambda process: json.loads(process.environ()[PLACEMENT_VARIABLE])["rank"])
     last.suspend()
     states = lab.settled()
     assert states["hangs/r0"].state == "failed"

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from hpcbench.catalog import CATALOG
-from hpcbench.config.spec import Resources
 from hpcbench.launch import admission
 from hpcbench.launch.machine_resources import (
     Machine,
@@ -16,6 +15,7 @@ from hpcbench.launch.machine_resources import (
     usable_cores,
     visible_gpus,
 )
+from hpcbench.sweep.run_spec import Resources
 from tests.cluster.helpers import noop
 
 TWO_CORES = Machine(cores=2, memory_bytes=1)

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.config.spec import Resources, RunSpec
 from hpcbench.errors import InputError
 from hpcbench.launch.executors import ExecutorChoice, choose_executor
 from hpcbench.launch.machine_resources import Machine
@@ -17,6 +16,7 @@ from hpcbench.launch.slurm.peers import NodesMissingError, PeerMessage, PeerServ
 from hpcbench.launch.slurm.slurm_node import SlurmTask
 from hpcbench.launch.slurm.slurm_profile import Profile
 from hpcbench.runs.placement import locate_ranks, ranks_on_node
+from hpcbench.sweep.run_spec import Resources, RunSpec
 from tests.cluster.helpers import eventually, noop
 
 ROOT = Path(__file__).parents[2]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.config.spec import Input
 from hpcbench.launch.node_staging import keep_staged
 from hpcbench.runs.results_folder import ResultsFolder
 from hpcbench.runs.spec_file import StoredRun
+from hpcbench.sweep.run_spec import InputOptions
 from hpcbench.tasks.shared_folders import stage_data
 from tests.cluster.helpers import eventually, noop
 
@@ -30,7 +30,7 @@ def stored_runs(tmp_path: Path, source: Path, names: list[str]) -> ResultsFolder
     for name in names:
         folder = results.run(name, 0)
         folder.path.mkdir(parents=True)
-        spec = replace(noop(name), input=Input(stage=str(tmp_path / "disk")))
+        spec = replace(noop(name), input=InputOptions(stage=str(tmp_path / "disk")))
         StoredRun(spec=spec, data=str(source)).write(folder)
     return results
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psutil
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.launch.rank_processes import SupervisorInbox
 from hpcbench.launch.supervisor import Assignment, supervise
 from hpcbench.runs.claim import Claim, claim_next, latest_claim
@@ -18,6 +17,7 @@ from hpcbench.runs.events import Interrupted, RunFailed, RunStarted, Telemetry
 from hpcbench.runs.record_reader import read_events
 from hpcbench.runs.results_folder import FIRST_NODE, RunFolder
 from hpcbench.runs.spec_file import StoredRun, read_spec_file
+from hpcbench.sweep.run_spec import RunSpec
 from tests.cluster.helpers import Lab, eventually, injected, noop, slow
 
 NOOP = "from hpcbench.training.noop_loop import NoopStrategy\n"

@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from hpcbench.catalog import CATALOG
-from hpcbench.config.catalog import Catalog, Processes
-from hpcbench.config.load import load_sweep
-from hpcbench.config.spec import Sweep
 from hpcbench.errors import InputError
+from hpcbench.sweep.catalog_entries import Catalog, ProcessLayout
+from hpcbench.sweep.run_spec import Sweep
+from hpcbench.sweep.sweep_loading import load_sweep
 
 HEAD = "version: 1\nname: s\nresources: {gpus_per_node: 0}\n"
 ON_TWO_GPUS = "version: 1\nname: s\nresources: {gpus_per_node: 2}\n"
@@ -26,8 +26,8 @@ KINDS = replace(
     CATALOG,
     strategies={
         **CATALOG.strategies,
-        "dp": replace(CATALOG.strategies["single_gpu"], processes=Processes.ONE_MANY_DEVICES),
-        "pipeline": replace(_DDP, processes=Processes.STAGES),
+        "dp": replace(CATALOG.strategies["single_gpu"], processes=ProcessLayout.ONE_MANY_DEVICES),
+        "pipeline": replace(_DDP, processes=ProcessLayout.STAGES),
         "ps": replace(_DDP, extra_processes=lambda options: 1),
         "gloo_only": replace(_DDP, check=lambda spec: "no nccl" if spec.backend == "nccl" else None),
         "picky": replace(_DDP, check=lambda spec: "only with three ranks" if spec.ranks != 3 else None),

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from hpcbench.catalog import CATALOG
-from hpcbench.config import document
-from hpcbench.config.catalog import Catalog
-from hpcbench.config.dump import dump_sweep
-from hpcbench.config.load import load_run, load_sweep
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import InputError
+from hpcbench.sweep import yaml_document
+from hpcbench.sweep.catalog_entries import Catalog
+from hpcbench.sweep.run_spec import RunSpec
+from hpcbench.sweep.sweep_loading import dump_sweep, load_run, load_sweep
 from tests.config.files import HEAD, KINDS, ON_TWO_GPUS, RUN, load, names, refusal, write
 
 REAL = dataclasses.replace(
@@ -224,7 +223,7 @@ def test_resolved_sweep_may_be_larger_than_one_that_a_person_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Spelled out, a legal grid may take more than the limit of a sweep file, and is read all the same."""
-    monkeypatch.setattr(document, "MAX_BYTES", 5000)
+    monkeypatch.setattr(yaml_document, "MAX_BYTES", 5000)
     grid = f"{{seed: {list(range(0, 600, 3))}}}"
     sweep = load(tmp_path, f"{HEAD}runs: [{{strategy: noop, ranks: 1, grid: {grid}}}]\n")
     dumped = dump_sweep(sweep)

@@ -11,8 +11,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcbench.config.document import MAX_BYTES, parse_document, plain_value, read_document
 from hpcbench.errors import InputError
+from hpcbench.sweep.yaml_document import MAX_BYTES, parse_document, plain_value, read_document
 from tests.config.files import write
 
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(

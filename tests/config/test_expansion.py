@@ -12,8 +12,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import InputError
+from hpcbench.sweep.run_spec import RunSpec
 from tests.config.files import HEAD, KINDS, ON_TWO_GPUS, RUN, as_yaml, load, names
 
 

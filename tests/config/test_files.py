@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hpcbench.catalog import CATALOG
-from hpcbench.config.load import load_sweep
 from hpcbench.errors import InputError
+from hpcbench.sweep.sweep_loading import load_sweep
 from tests.config.files import HEAD, RUN, load, names, write
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import hpcbench
 from hpcbench.catalog import CATALOG
-from hpcbench.config.load import load_sweep
-from hpcbench.config.schema import Map, map_of, run_schema
-from hpcbench.config.sections import SECTIONS
+from hpcbench.sweep.sweep_loading import load_sweep
+from hpcbench.sweep.sweep_sections import SECTIONS
+from hpcbench.sweep.value_schema import MapSchema, map_of, run_schema
 from tests.config.files import HEAD, load, names, refusal
 
 ROOT = Path(hpcbench.__file__).parent.parent
@@ -66,7 +66,7 @@ def test_loading_imports_no_torch() -> None:
     """A login node has none."""
     code = (
         "import sys; from pathlib import Path; from hpcbench.catalog import CATALOG\n"
-        "from hpcbench.config.load import dump_sweep, load_sweep\n"
+        "from hpcbench.sweep.sweep_loading import dump_sweep, load_sweep\n"
         "dump_sweep(load_sweep([Path(sys.argv[1])], CATALOG))\n"
         "heavy = {'torch', 'torchvision', 'sklearn', 'numpy', 'pandas', 'matplotlib', 'submitit'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or None)"
@@ -107,6 +107,8 @@ def test_page_has_every_field_name_and_option() -> None:
     options |= {entry.options for entry in CATALOG.datasets.values()}
     words = {*SECTIONS, *schema.children, *CATALOG.strategies, *CATALOG.models, *CATALOG.datasets}
     words |= {word for each in options for word in map_of(each).children}
-    words |= {word for node in schema.children.values() if isinstance(node, Map) for word in node.children}
+    words |= {
+        word for node in schema.children.values() if isinstance(node, MapSchema) for word in node.children
+    }
     missing = sorted(word for word in words if not re.search(rf"\b{word}\b", PAGE))
     assert not missing

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from hpcbench.config.spec import Optimizer, Resources, RunSpec
+from hpcbench.sweep.run_spec import Optimizer, Resources, RunSpec
 
 SPEC = RunSpec(name="a", strategy="ddp", ranks=2, data_shards=2, epochs=3)
 

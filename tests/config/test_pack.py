@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from hpcbench.catalog import CATALOG
-from hpcbench.config.dump import dump_sweep
-from hpcbench.config.load import load_sweep
 from hpcbench.errors import InputError
+from hpcbench.sweep.sweep_loading import dump_sweep, load_sweep
 
 RUNS = "version: 1\nruns: [{strategy: noop, ranks: 1}]\n"
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 import hpcbench
-from hpcbench.config.spec import Container, RunSpec
 from hpcbench.launch.containers import image_checks
 from hpcbench.launch.containers.container_engines import Bind, ContainerError
 from hpcbench.launch.containers.image_checks import (
@@ -25,6 +24,7 @@ from hpcbench.launch.containers.image_checks import (
 )
 from hpcbench.launch.containers.rank_containers import ContainerRuntime, prepare_containers
 from hpcbench.runs.run_environment import source_digest
+from hpcbench.sweep.run_spec import Container, RunSpec
 
 ID = "1f" * 32
 OTHER_ARCHITECTURE = {"amd64": "arm64"}.get(architecture_here(), "amd64")

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from hpcbench.catalog import CATALOG
-from hpcbench.config.load import load_sweep
-from hpcbench.config.placement import Placement
-from hpcbench.config.spec import Container, RunSpec
 from hpcbench.errors import InputError
 from hpcbench.launch.admission import obstacle_to_run
 from hpcbench.launch.containers.rank_containers import INJECTED_FOLDER, INJECTED_PACKAGES
 from hpcbench.launch.machine_resources import this_machine
 from hpcbench.runs.claim import latest_claim
+from hpcbench.runs.placement import Placement
+from hpcbench.sweep.run_spec import Container, RunSpec
+from hpcbench.sweep.sweep_loading import load_sweep
 from tests.cluster.helpers import Lab, eventually, noop
 
 APPTAINER = """#!{python}

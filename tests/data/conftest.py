@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from hpcbench.config.placement import Placement
-from hpcbench.config.spec import Input, RunSpec
+from hpcbench.runs.placement import Placement
+from hpcbench.sweep.run_spec import InputOptions, RunSpec
 from hpcbench.tasks.batches import RankRole, ShardLoader
 from hpcbench.tasks.image_pipeline import ImageDataset
 from hpcbench.tasks.smoke_data import make_smoke_data
@@ -65,7 +65,7 @@ def spec_of(name: str, *, options: dict[str, Any] | None = None, **fields: Any) 
         strategy="single_gpu",
         dataset=name,
         dataset_options=asdict(entry.options(**(options or {}))),
-        input=Input(**{"workers": 0, **given}),
+        input=InputOptions(**{"workers": 0, **given}),
         **{"seed": 3, "batch_size": GLOBAL_BATCH, **fields},
     )
 

@@ -16,11 +16,11 @@ import pytest
 import torch
 from torch import nn
 
-from hpcbench.config.spec import Optimizer, RunSpec
 from hpcbench.errors import InputError
 from hpcbench.runs.results_folder import RunFolder
 from hpcbench.strategies.strategy_base import Strategy
 from hpcbench.strategies.world import World
+from hpcbench.sweep.run_spec import Optimizer, RunSpec
 from hpcbench.tasks.batches import Batch
 from hpcbench.tasks.shared_folders import STAGE_PREFIX, stage_data
 from hpcbench.tasks.smoke_data import make_smoke_data

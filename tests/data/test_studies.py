@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from hpcbench.catalog import CATALOG
-from hpcbench.config.load import load_sweep
-from hpcbench.config.spec import Sweep
 from hpcbench.reference import CIFAR100, CIFAR100_GROUPS, IMAGENET, published_rows, run_name_key
+from hpcbench.sweep.run_spec import Sweep
+from hpcbench.sweep.sweep_loading import load_sweep
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hpcbench.config.catalog import Processes, StrategyEntry
 from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.sweep.catalog_entries import ProcessLayout, StrategyEntry
 from hpcbench.tasks.batches import Batch
 from hpcbench.tasks.smallconv import SmallConv
 
@@ -89,7 +89,7 @@ class Case:
     def shape(self) -> Shape:
         """What the reference needs to know of it."""
         return Shape(
-            shards=self.ranks if self.entry.processes is Processes.DATA_PARALLEL else 1,
+            shards=self.ranks if self.entry.processes is ProcessLayout.DATA_PARALLEL else 1,
             model=self.model,
             precision=self.precision,
             steps=self.steps,
@@ -142,9 +142,9 @@ def places_of(strategy: str, options: dict[str, Any]) -> list[dict[str, int]]:
         numbers = (2, 3, 1) if options["mode"] == "sync" else (1,)
         return [{"ranks": ranks} for ranks in numbers if ranks + servers <= 4]
     match STRATEGIES[strategy].processes:
-        case Processes.ONE:
+        case ProcessLayout.ONE:
             return [{"ranks": 1}]
-        case Processes.ONE_MANY_DEVICES:
+        case ProcessLayout.ONE_MANY_DEVICES:
             return [{"ranks": 1, "devices": devices} for devices in (2, 3)]
         case _:
             return [{"ranks": ranks} for ranks in (2, 3, 4)]

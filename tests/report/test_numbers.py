@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from hpcbench.config.spec import Resources
 from hpcbench.report.collect import collect
+from hpcbench.sweep.run_spec import Resources
 from tests.report.records import Story, Sweep, single, spec
 
 Lines = list[list[dict[str, Any]]]

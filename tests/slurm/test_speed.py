@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from hpcbench.config.placement import Placement
 from hpcbench.launch.machine_resources import usable_cores
 from hpcbench.launch.rank_processes import WORKER_COMMAND
 from hpcbench.launch.supervisor import thread_environment
 from hpcbench.runs.events import Steps
+from hpcbench.runs.placement import Placement
 from hpcbench.runs.record_reader import read_events
 from hpcbench.runs.results_folder import RunFolder
 from hpcbench.runs.spec_file import StoredRun, read_spec_file

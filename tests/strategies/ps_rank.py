@@ -15,7 +15,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from hpcbench.config.spec import Optimizer
 from hpcbench.strategies.ps_entry import PsOptions
 from hpcbench.strategies.ps_worker import build
 from hpcbench.strategies.server_channel import (
@@ -27,6 +26,7 @@ from hpcbench.strategies.server_channel import (
 )
 from hpcbench.strategies.strategy_base import Strategy
 from hpcbench.strategies.world import World
+from hpcbench.sweep.run_spec import Optimizer
 from hpcbench.training.precision import RunPrecision
 from hpcbench.training.training_run import build_optimizer
 from tests.parity.cases import Case, build_model, learning_rate, shard_batches

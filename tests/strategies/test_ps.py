@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from hpcbench.config.spec import Resources, RunSpec
 from hpcbench.strategies.ps_entry import refuse_ps, scale_down_ps
 from hpcbench.strategies.server_channel import CommandKind, FlatModel, ServerCommand, cut_vector
 from hpcbench.strategies.strategy_base import Strategy
 from hpcbench.strategies.world import World
+from hpcbench.sweep.run_spec import Resources, RunSpec
 from hpcbench.training.precision import RunPrecision
 from tests.strategies.ps_rank import CPU, EPOCHS, MODES, STEPS, WORKERS, train_alike
 

@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from hpcbench.catalog import CATALOG
-from hpcbench.config.load import load_sweep
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import InputError
+from hpcbench.sweep.run_spec import RunSpec
+from hpcbench.sweep.sweep_loading import load_sweep
 
 GPUS = {"nodes": 2, "gpus_per_node": 4}
 CPUS = {"nodes": 1, "gpus_per_node": 0}

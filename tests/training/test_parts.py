@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.runs.run_environment import describe_environment
+from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.tasks.task_registry import MODELS
 from hpcbench.training.loop import tensor_checksum
 from hpcbench.training.measurement import PHASES, HostTimeline, PhaseClock

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpcbench.config.spec import Optimizer, RunSpec, Schedule
+from hpcbench.sweep.run_spec import Optimizer, RunSpec, Schedule
 from hpcbench.training.step_plan import StepPlan, TooFewSamplesError, learning_rate
 
 

@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 
 import pytest
 
-from hpcbench.config.placement import Placement, without_foreign
-from hpcbench.config.spec import RunSpec
 from hpcbench.runs.events import (
     Check,
     Epoch,
@@ -28,8 +26,10 @@ from hpcbench.runs.events import (
     Steps,
     Updates,
 )
+from hpcbench.runs.placement import Placement, without_launcher_variables
 from hpcbench.runs.record_reader import read_events
 from hpcbench.runs.results_folder import RunFolder
+from hpcbench.sweep.run_spec import RunSpec
 
 E = TypeVar("E", bound=Event)
 WORKERS, SERVER = 2, 2  # the ranks after the workers serve
@@ -75,7 +75,7 @@ class Run:
         )
         return subprocess.Popen(
             [sys.executable, "-m", "hpcbench.training.worker"],
-            env={**without_foreign(os.environ), "OMP_NUM_THREADS": "1", **place.to_environment()},
+            env={**without_launcher_variables(os.environ), "OMP_NUM_THREADS": "1", **place.to_environment()},
             stderr=subprocess.DEVNULL,
         )
 

@@ -9,7 +9,7 @@ from hpcbench.analysis.run_figures import FinishedRepeat, Observation, exchange_
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
 from hpcbench.ceilings.ceiling_records import LinkCeiling
 from hpcbench.ceilings.node_ceilings import Ceilings
-from hpcbench.config.spec import RunSpec
+from hpcbench.sweep.run_spec import RunSpec
 
 FASTEST_TOLERANCE = 0.10  # beyond the fastest step, or the fastest message, that was seen
 LOADER_TOLERANCE = 0.25  # of a rate that was measured once, as a mean

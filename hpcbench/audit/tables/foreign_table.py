@@ -20,7 +20,7 @@ from hpcbench.audit.tables.table_headers import (
     read_header,
 )
 from hpcbench.audit.tables.table_text import TextRow, TextTable, read_table_text, split_tables
-from hpcbench.errors import Place, input_error
+from hpcbench.errors import SourcePlace, input_error
 
 MAX_CELL = 200
 MISSING_CELLS = frozenset({"", "-", "--", "–", "—", "/", "n/a", "na", "nan", "none", "null", "无", "空"})
@@ -188,7 +188,7 @@ def _foreign_table(grid: TextTable, stated: StatedFacts) -> ForeignTable:
         told = "; ".join(problem.message for problem in problems[:3]) or "there are no rows with numbers"
         raise input_error(
             f"the table has no usable row: {told}",
-            place=Place(grid.file, grid.rows[0].line if grid.rows else grid.header.line),
+            place=SourcePlace(grid.file, grid.rows[0].line if grid.rows else grid.header.line),
         )
     for name, reader in readers.items():
         if name in ("throughput", "epoch_time", "total_time") and reader.unit is None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hpcbench.audit.tables.table_text import TextTable
-from hpcbench.errors import InputError, Place, input_error, nearest
+from hpcbench.errors import InputError, SourcePlace, input_error, nearest
 
 _TIME_WORD = "(时间|耗时|用时|时长)"
 # Parts of a header, in lower case, with spaces for underscores. The first field of which one is found counts.
@@ -188,7 +188,7 @@ def _selected_column(grid: TextTable, columns: Sequence[TableColumn], field: str
         headers = [c.header for c in columns]
         raise input_error(
             "the table has no such column",
-            place=Place(grid.file, grid.header.line),
+            place=SourcePlace(grid.file, grid.header.line),
             key=f"--column {field}",
             found=name,
             allowed=", ".join(headers[:20]),
@@ -198,7 +198,7 @@ def _selected_column(grid: TextTable, columns: Sequence[TableColumn], field: str
         numbers = " or ".join(str(c.index + 1) for c in same)
         raise input_error(
             "several columns have this name",
-            place=Place(grid.file, grid.header.line),
+            place=SourcePlace(grid.file, grid.header.line),
             key=f"--column {field}",
             found=name,
             hint=f"Say its number instead: {numbers}",
@@ -222,7 +222,7 @@ def _ambiguous_column(
     first = candidates[0].header
     return input_error(
         f"which column is {fields}? {why or 'Several could be it'}",
-        place=Place(grid.file, grid.header.line),
+        place=SourcePlace(grid.file, grid.header.line),
         found=", ".join(column.header for column in candidates),
         hint=f"Say --column {field}={first!r}" + (f", or --column total_time={first!r}" if why else ""),
     )
@@ -231,7 +231,7 @@ def _ambiguous_column(
 def _no_usable_column(grid: TextTable) -> InputError:
     return input_error(
         "no column of this table is a throughput or an accuracy",
-        place=Place(grid.file, grid.header.line),
+        place=SourcePlace(grid.file, grid.header.line),
         found=", ".join(grid.header.cells)[:200],
         allowed="names such as throughput (img/s), epoch time (s), total time (s), accuracy (%), 吞吐量, "
         "训练时间, 准确率",

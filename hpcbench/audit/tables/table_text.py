@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hpcbench.errors import InputError, Place, input_error
+from hpcbench.errors import InputError, SourcePlace, input_error
 
 MAX_TABLE_BYTES = 1_000_000
 BINARY_SIGNATURES = {
@@ -40,13 +40,13 @@ def read_table_text(path: Path) -> str:
         line = data.count(b"\n") + 1
         raise input_error(
             f"the table is larger than {MAX_TABLE_BYTES:,} bytes: row {line:,} crosses the limit",
-            place=Place(str(path), line),
+            place=SourcePlace(str(path), line),
             hint="Keep the rows and columns that are to be audited",
         )
     for magic, what in BINARY_SIGNATURES.items():
         if data.startswith(magic):
             raise input_error(
-                f"this is {what}, not a table in text", place=Place(str(path)), hint="Export it as CSV"
+                f"this is {what}, not a table in text", place=SourcePlace(str(path)), hint="Export it as CSV"
             )
     return _decode(data, str(path))
 
@@ -56,7 +56,9 @@ def _decode(data: bytes, file: str) -> str:
         try:
             return data.decode("utf-16")
         except UnicodeDecodeError:
-            raise input_error("this begins as UTF-16 and does not go on so", place=Place(file)) from None
+            raise input_error(
+                "this begins as UTF-16 and does not go on so", place=SourcePlace(file)
+            ) from None
     if b"\x00" in data:
         raise _encoding_error(
             data, data.index(b"\x00"), file, "it holds zero bytes, as UTF-16 without its mark does"
@@ -84,7 +86,7 @@ def _encoding_error(data: bytes, at: int, file: str, problem: str) -> InputError
     column = before.count(b",") + before.count(b";") + before.count(b"\t") + 1
     return input_error(
         f"the table's encoding is not understood in row {line}, column {column}: {problem}",
-        place=Place(file, line),
+        place=SourcePlace(file, line),
         allowed="UTF-8, UTF-16 with a byte order mark, GB18030",
         hint="Save it as UTF-8",
     )
@@ -125,7 +127,7 @@ def split_tables(path: Path, text: str) -> list[TextTable]:
     )
     if not found:
         raise input_error(
-            "there is no table in this file", place=Place(file), allowed="| a | b |\\n|---|---|\\n..."
+            "there is no table in this file", place=SourcePlace(file), allowed="| a | b |\\n|---|---|\\n..."
         )
     return found
 
@@ -142,7 +144,7 @@ def _csv_table(file: str, text: str) -> TextTable:
         if any(cell.strip() for cell in cells):
             rows.append(TextRow(line, tuple(cells)))
     if not rows:
-        raise input_error("the table is empty", place=Place(file))
+        raise input_error("the table is empty", place=SourcePlace(file))
     _refuse_too_wide(file, rows[0])
     return TextTable(file, rows[0], tuple(rows[1:]), separator)
 
@@ -176,7 +178,7 @@ def _refuse_too_wide(file: str, header: TextRow) -> None:
     if len(header.cells) > MAX_COLUMNS:
         raise input_error(
             "the table has too many columns",
-            place=Place(file, header.line),
+            place=SourcePlace(file, header.line),
             found=len(header.cells),
             allowed=f"up to {MAX_COLUMNS}",
         )

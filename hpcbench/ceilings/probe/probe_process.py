@@ -42,11 +42,11 @@ from hpcbench.ceilings.probe.node_measurements import (
     time_model_alone,
 )
 from hpcbench.ceilings.probe.probe_team import ProbeLocation, ProbeTeam
-from hpcbench.config.spec import Input, RunSpec
 from hpcbench.runs.events import RunFinished, RunStarted
 from hpcbench.runs.run_environment import describe_environment
 from hpcbench.strategies.strategy_base import Strategy
 from hpcbench.strategies.world import World
+from hpcbench.sweep.run_spec import InputOptions, RunSpec
 from hpcbench.tasks.batches import Batch, LabelledDataset, RankRole, ShardLoader
 from hpcbench.training.loop import TrainedParameters
 from hpcbench.training.measurement import WindowTimes
@@ -151,7 +151,7 @@ class _ProbeRank:
         """Return the data set of a run, without its cache: for the shape of its images."""
         key = repr((spec.dataset, spec.dataset_options, spec.precision == "fp64", spec.channels_last))
         if key not in self._datasets:
-            plain = replace(spec, cache="none", input=Input(workers=0))
+            plain = replace(spec, cache="none", input=InputOptions(workers=0))
             dtype = RunPrecision(spec.precision, self.team.device).dtype
             self._datasets[key] = load_dataset(plain, self.team.device, dtype, self.session.placement)
         return self._datasets[key]

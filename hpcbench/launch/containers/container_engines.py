@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from hpcbench.config.spec import Runtime
 from hpcbench.errors import InputError
+from hpcbench.sweep.run_spec import Runtime
 
 # Variables that a rank may need. Others, such as a PYTHONPATH or LD_LIBRARY_PATH of the host, are about files
 # that an image does not have.

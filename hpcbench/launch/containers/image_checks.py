@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import hpcbench
-from hpcbench.config.spec import Container
 from hpcbench.launch.containers.container_engines import (
     ADAPTERS,
     PROGRAMS,
@@ -30,6 +29,7 @@ from hpcbench.launch.containers.container_engines import (
 )
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.run_environment import source_digest
+from hpcbench.sweep.run_spec import Container
 from hpcbench.tasks.image_index import cache_folder
 
 INSPECT_TIMEOUT_S = 60

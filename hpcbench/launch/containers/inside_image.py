@@ -4,8 +4,6 @@ The text of this file is executed by the image's own Python (`python3 -c TEXT`):
 Pythons included.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import os

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from hpcbench.config.spec import Container, RunSpec
 from hpcbench.launch.containers.container_engines import (
     ADAPTERS,
     Bind,
@@ -33,6 +32,7 @@ from hpcbench.launch.containers.image_checks import (
     inspect_image,
 )
 from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.sweep.run_spec import Container, RunSpec
 from hpcbench.tasks.image_index import CACHE_VARIABLE, cache_folder
 
 PROC_STATUS = Path("/proc/self/status")

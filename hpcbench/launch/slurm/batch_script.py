@@ -17,10 +17,10 @@ from typing import Any
 import submitit
 
 from hpcbench.ceilings.probe_plan import probe_time_limits_s
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import InputError
 from hpcbench.launch.slurm.slurm_profile import Profile
 from hpcbench.runs.placement import most_ranks_per_node
+from hpcbench.sweep.run_spec import RunSpec
 
 # From the start of a job to that of its first rank, and between two runs: file systems can be slow.
 JOB_START_S, BETWEEN_RUNS_S = 120, 15

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpcbench.config.spec import is_time_limit, seconds_of
 from hpcbench.errors import HpcbenchError
+from hpcbench.sweep.run_spec import is_time_limit, seconds_of
 
 ANSWER_TIMEOUT_S = 30.0
 CONFIGURATION_FILES = ("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/run/slurm/conf/slurm.conf")

@@ -14,7 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import HpcbenchError
 from hpcbench.launch.ceiling_probing import measure_before_first_run
 from hpcbench.launch.job_execution import JobExecution, submitter_environment
@@ -42,6 +41,7 @@ from hpcbench.runs.process_identity import write_identity
 from hpcbench.runs.record_reader import is_finished
 from hpcbench.runs.results_folder import ResultsFolder, RunFolder
 from hpcbench.runs.spec_file import StoredRun, read_spec_file
+from hpcbench.sweep.run_spec import RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,12 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le, Predicate, doc
 
 import hpcbench
-from hpcbench.config.document import Document, read_document
-from hpcbench.config.schema import Leaf, Map, map_of
-from hpcbench.config.spec import Container, RunSpec, is_time_limit, seconds_of
 from hpcbench.errors import InputError, input_error, nearest
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.sweep.run_spec import Container, RunSpec, is_time_limit, seconds_of
+from hpcbench.sweep.value_schema import LeafSchema, MapSchema, map_of
+from hpcbench.sweep.yaml_document import YamlDocument, read_document
 
 PROFILES_VARIABLE = "HPCBENCH_PROFILES"
 
@@ -131,14 +131,14 @@ def read_profile(path: Path) -> Profile:
     return Profile(**checked)
 
 
-def _schema() -> Map:
+def _schema() -> MapSchema:
     schema = map_of(Profile)
     children = dict(schema.children) | {
-        "extra": Leaf(list[str]),
-        "setup": Leaf(list[str]),
+        "extra": LeafSchema(list[str]),
+        "setup": LeafSchema(list[str]),
         "container": map_of(Container, short="runtime"),
     }
-    return Map(children)
+    return MapSchema(children)
 
 
 def _lines(value: Any) -> Any:
@@ -150,7 +150,7 @@ def _text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-def _refuse_shell_characters(checked: dict[str, Any], document: Document) -> None:
+def _refuse_shell_characters(checked: dict[str, Any], document: YamlDocument) -> None:
     for key, value in checked.items():
         if key in _VERBATIM_KEYS:
             continue

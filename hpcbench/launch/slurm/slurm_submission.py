@@ -12,7 +12,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import HpcbenchError, InputError
 from hpcbench.launch.slurm.batch_script import (
     Allocation,
@@ -34,6 +33,7 @@ from hpcbench.runs import ledger
 from hpcbench.runs.ledger import JobPlan, new_job_id, run_key
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.results_folder import JobFolder, ResultsFolder
+from hpcbench.sweep.run_spec import RunSpec
 
 # What a controller says when it is busy, restarting, or out of reach for a moment.
 TRANSIENT_ERRORS = re.compile(

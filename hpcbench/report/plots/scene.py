@@ -12,9 +12,9 @@ from hpcbench.analysis.limit_analysis import MeasuredVsPredicted
 from hpcbench.analysis.result_rows import step_frame
 from hpcbench.analysis.results_loading import LoadedResults
 from hpcbench.analysis.run_history import RecordedState
-from hpcbench.config.spec import Group
 from hpcbench.report.cells import Row, by_class, unit_of
 from hpcbench.report.words import Words
+from hpcbench.sweep.run_spec import Group
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,5 @@
-"""What one run is: the frozen description that a sweep file becomes, and that every rank reads.
-
-Pure standard library but for `annotated_types` (constraints that pydantic checks at the door): ranks in
-a site's container read it without pydantic.
+"""The specification of one run: the frozen description that a sweep file becomes and that every rank
+reads.
 """
 
 from __future__ import annotations
@@ -116,7 +114,7 @@ class Container:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Input:
+class InputOptions:
     """How data gets to the model; changes the speed and nothing else.
 
     `workers` are the processes of each rank that decode (None: from the cores it has), `stage` is a folder on
@@ -181,7 +179,7 @@ class RunSpec:
     channels_last: bool = False
     compile: bool = False
     cache: Cache = "none"
-    input: Input = field(default_factory=Input)
+    input: InputOptions = field(default_factory=InputOptions)
     seed: Annotated[int, Ge(0), Lt(2**31)] = 0
     warmup_steps: Annotated[int, Ge(0), Le(100_000)] = 5
     window_steps: Annotated[int, Ge(1), Le(10_000)] = 10
@@ -214,13 +212,13 @@ class RunSpec:
     @cached_property
     def recipe(self) -> str:
         """The class that a ranking compares inside: what is learnt, whichever way."""
-        learnt = _without(_said(self), NOT_IDENTITY, NOT_RECIPE)
+        learnt = _without(_given_values(self), NOT_IDENTITY, NOT_RECIPE)
         return _short_hash({**learnt, "global_batch": self.global_batch})
 
     @cached_property
     def run_id(self) -> str:
         """Hash of what changes learning or speed; two runs with one id are the same run."""
-        return _short_hash(_without(_said(self), NOT_IDENTITY))
+        return _short_hash(_without(_given_values(self), NOT_IDENTITY))
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; `from_json` is its inverse."""
@@ -229,7 +227,7 @@ class RunSpec:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunSpec:
         """Build a spec from `to_json`'s values; raises TypeError on fields it does not know."""
-        spec: RunSpec = _build(cls, data)
+        spec: RunSpec = _from_mapping(cls, data)
         return spec
 
 
@@ -247,19 +245,20 @@ def _parts(cls: Any) -> dict[str, Any]:
     return {name: kind for name, kind in get_type_hints(cls).items() if dataclasses.is_dataclass(kind)}
 
 
-def _build(cls: Any, data: dict[str, Any]) -> Any:
-    parts = {name: _build(kind, data[name]) for name, kind in _parts(cls).items() if name in data}
+def _from_mapping(cls: Any, data: dict[str, Any]) -> Any:
+    parts = {name: _from_mapping(kind, data[name]) for name, kind in _parts(cls).items() if name in data}
     return cls(**{**data, **parts})
 
 
-def _said(spec: Any) -> dict[str, Any]:
+def _given_values(spec: Any) -> dict[str, Any]:
     """Return what differs from the built-in values: a field that a later version adds changes no run's id."""
     kind: Any = type(spec)
     built_in = _built_in(kind)
     values = {name: getattr(spec, name) for name in built_in}
     differing = {name: value for name, value in values.items() if value != built_in[name]}
     return {
-        name: _said(value) if dataclasses.is_dataclass(value) else value for name, value in differing.items()
+        name: _given_values(value) if dataclasses.is_dataclass(value) else value
+        for name, value in differing.items()
     }
 
 

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpcbench.config.spec import RunSpec
+    from hpcbench.sweep.run_spec import RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class NoOptions:
     """Options of something that has none."""
 
 
-class Processes(Enum):
+class ProcessLayout(Enum):
     """How many training processes a strategy has, and how they share a batch (docs/sweeps.md)."""
 
     ONE = "one process, one device"
@@ -31,7 +31,7 @@ class Processes(Enum):
     STAGES = "one process a device, all on one batch"
 
 
-Check = Callable[["RunSpec"], str | None]
+RefusalCheck = Callable[["RunSpec"], str | None]
 
 
 def only_for_teaching(spec: RunSpec) -> str | None:
@@ -42,7 +42,7 @@ def only_for_teaching(spec: RunSpec) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class CatalogEntry:
     """A line of a table: `target` is `package.module:name` of what makes the thing."""
 
     target: str
@@ -54,7 +54,7 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StrategyEntry(Entry):
+class StrategyEntry(CatalogEntry):
     """One line of the strategy table.
 
     `check` returns why a run of it is impossible, or None. `parts` is into how many consecutive parts it cuts
@@ -62,19 +62,19 @@ class StrategyEntry(Entry):
     scaled down.
     """
 
-    processes: Processes
+    processes: ProcessLayout
     options: type = NoOptions
     backends: tuple[str, ...] = ()  # empty: it does not communicate
     updates_alone: Callable[[Mapping[str, Any]], bool] = lambda options: False  # each rank's gradient
     extra_processes: Callable[[Mapping[str, Any]], int] = lambda options: 0  # servers
     torch_free: bool = False
-    check: Check = lambda spec: None
+    check: RefusalCheck = lambda spec: None
     parts: Callable[[RunSpec], int] = lambda spec: 1
     smoke: Callable[[RunSpec], RunSpec] = lambda spec: spec
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelEntry(Entry):
+class ModelEntry(CatalogEntry):
     """One line of the model table.
 
     `stems` are the values of `stem` it knows, `input_channels` None: any, `blocks` how many parts it can be
@@ -88,7 +88,7 @@ class ModelEntry(Entry):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatasetEntry(Entry):
+class DatasetEntry(CatalogEntry):
     """One line of the data set table.
 
     `train_samples` is None where only the files tell. `check` returns why a run can't have its data that way.
@@ -101,7 +101,7 @@ class DatasetEntry(Entry):
     train_samples: int | None = None
     evaluation_samples: int | None = None
     needs_files: bool = False
-    check: Check = lambda spec: None
+    check: RefusalCheck = lambda spec: None
 
 
 @dataclass(frozen=True, kw_only=True)

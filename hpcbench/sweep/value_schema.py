@@ -1,8 +1,4 @@
-"""What a value may be: checks of single values against the types of the run specification.
-
-Every value is checked once, where it stands, so that a message names its line; pydantic does the checking,
-strictly (text is no number, `true` is no 1), and the annotation itself says what is allowed.
-"""
+"""Checks of single values against the types of the run specification and of option dataclasses."""
 
 from __future__ import annotations
 
@@ -16,12 +12,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from hpcbench.config.catalog import Catalog
-from hpcbench.config.document import At, KeyPath, plain_value
-from hpcbench.config.spec import RunSpec, choices
 from hpcbench.errors import InputError, input_error, nearest
+from hpcbench.sweep.catalog_entries import Catalog
+from hpcbench.sweep.run_spec import RunSpec, choices
+from hpcbench.sweep.yaml_document import KeyLocation, KeyPath, plain_value
 
-Locate = Callable[[KeyPath], At]
+Locate = Callable[[KeyPath], KeyLocation]
 
 _STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 _PROBLEMS = {
@@ -47,7 +43,7 @@ FOLLOWS = {
 }
 
 
-def describe(kind: Any) -> str:
+def describe_type(kind: Any) -> str:
     """Say in words what an annotation allows."""
     if get_origin(kind) is Annotated:
         base, *constraints = get_args(kind)
@@ -58,11 +54,11 @@ def describe(kind: Any) -> str:
             for bound, word in _BOUNDS.items()
             if isinstance(each, bound)
         ]
-        return told[0] if told else ", ".join(filter(None, (describe(base), " and ".join(bounds))))
+        return told[0] if told else ", ".join(filter(None, (describe_type(base), " and ".join(bounds))))
     if get_origin(kind) is Literal:
         return ", ".join(map(str, choices(kind)))
     if get_origin(kind) in (UnionType, Union):
-        return " or ".join(describe(each) for each in get_args(kind) if each is not NoneType)
+        return " or ".join(describe_type(each) for each in get_args(kind) if each is not NoneType)
     return _KINDS.get(kind, str(kind))
 
 
@@ -75,7 +71,7 @@ def did_you_mean(word: object, candidates: Iterable[str]) -> str | None:
 
 
 @dataclass(frozen=True)
-class Leaf:
+class LeafSchema:
     """One value."""
 
     kind: Any
@@ -83,7 +79,7 @@ class Leaf:
     @cached_property
     def allowed(self) -> str:
         """What is allowed, in words."""
-        return describe(self.kind)
+        return describe_type(self.kind)
 
     @cached_property
     def _adapter(self) -> TypeAdapter[Any]:
@@ -124,7 +120,7 @@ class Leaf:
         return None
 
 
-def _unquoted_fits(leaf: Leaf, text: str) -> bool:
+def _unquoted_fits(leaf: LeafSchema, text: str) -> bool:
     try:
         return leaf.accepts(plain_value(text))
     except ValueError:
@@ -138,10 +134,10 @@ def _literals(kind: Any) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True)
-class Map:
+class MapSchema:
     """A map with known keys. Where a single word stands instead of the map, it is the value of `short`."""
 
-    children: Mapping[str, Node]
+    children: Mapping[str, SchemaNode]
     short: str | None = None
 
     def check(self, value: Any, locate: Locate, path: KeyPath) -> dict[str, Any]:
@@ -158,28 +154,28 @@ class Map:
                 raise unknown_key(key, self, locate, path)
         return {key: self.children[key].check(each, locate, (*path, key)) for key, each in value.items()}
 
-    def find(self, path: tuple[str, ...]) -> Node | None:
+    def find(self, path: tuple[str, ...]) -> SchemaNode | None:
         """Return what stands at a dotted path; options are open, so any path inside them is `Options`."""
-        node: Node | None = self
+        node: SchemaNode | None = self
         for part in path:
-            if isinstance(node, Options):
+            if isinstance(node, OptionsSchema):
                 return node
-            node = node.children.get(part) if isinstance(node, Map) else None
+            node = node.children.get(part) if isinstance(node, MapSchema) else None
         return node
 
-    def leaves(self, prefix: str = "") -> dict[str, Leaf]:
+    def leaves(self, prefix: str = "") -> dict[str, LeafSchema]:
         """Return the leaves by dotted path."""
-        found: dict[str, Leaf] = {}
+        found: dict[str, LeafSchema] = {}
         for key, node in self.children.items():
-            if isinstance(node, Leaf):
+            if isinstance(node, LeafSchema):
                 found[prefix + key] = node
-            elif isinstance(node, Map):
+            elif isinstance(node, MapSchema):
                 found |= node.leaves(f"{prefix}{key}.")
         return found
 
 
 @dataclass(frozen=True)
-class Options:
+class OptionsSchema:
     """A map whose keys depend on the strategy or the data set; they are checked when those are known."""
 
     def check(self, value: Any, locate: Locate, path: KeyPath) -> dict[str, Any]:
@@ -189,10 +185,10 @@ class Options:
         return value
 
 
-Node = Leaf | Map | Options
+SchemaNode = LeafSchema | MapSchema | OptionsSchema
 
 
-def unknown_key(key: str, node: Map, locate: Locate, path: KeyPath) -> InputError:
+def unknown_key(key: str, node: MapSchema, locate: Locate, path: KeyPath) -> InputError:
     """Return the message for a key that is not in the map."""
     follows = FOLLOWS.get(key) if "strategy" in node.children else None
     guess = follows or did_you_mean(key, node.children) or did_you_mean(key, node.leaves())
@@ -201,32 +197,32 @@ def unknown_key(key: str, node: Map, locate: Locate, path: KeyPath) -> InputErro
     )
 
 
-def map_of(kind: Any, *, short: str | None = None) -> Map:
+def map_of(kind: Any, *, short: str | None = None) -> MapSchema:
     """Return the schema of a dataclass."""
     hints = get_type_hints(kind, include_extras=True)
-    return Map({each.name: Leaf(hints[each.name]) for each in dataclasses.fields(kind)}, short)
+    return MapSchema({each.name: LeafSchema(hints[each.name]) for each in dataclasses.fields(kind)}, short)
 
 
-SHORT = {"optimizer": "name", "schedule": "name", "container": "runtime"}
+SHORT_FORMS = {"optimizer": "name", "schedule": "name", "container": "runtime"}
 
 
-def run_schema(catalog: Catalog) -> Map:
+def run_schema(catalog: Catalog) -> MapSchema:
     """Return what a run of a sweep file may say: the fields that do not follow from others."""
     hints = get_type_hints(RunSpec, include_extras=True)
     names = {"strategy": catalog.strategies, "model": catalog.models, "dataset": catalog.datasets}
-    children: dict[str, Node] = {}
+    children: dict[str, SchemaNode] = {}
     for each in dataclasses.fields(RunSpec):
         if each.name in FOLLOWS:
             continue
         kind = hints[each.name]
         if each.name in names:
-            children[each.name] = Leaf(Literal[tuple(names[each.name])])
+            children[each.name] = LeafSchema(Literal[tuple(names[each.name])])
         elif each.name.endswith("_options"):
-            children[each.name] = Options()
+            children[each.name] = OptionsSchema()
         elif dataclasses.is_dataclass(kind):
-            children[each.name] = map_of(kind, short=SHORT.get(each.name))
+            children[each.name] = map_of(kind, short=SHORT_FORMS.get(each.name))
         else:
-            children[each.name] = Leaf(kind)
-    children["global_batch"] = Leaf(Annotated[int, Ge(1), Le(1_000_000_000)] | None)
-    children["repeats"] = Leaf(Annotated[int, Ge(1), Le(1_000)])
-    return Map(children)
+            children[each.name] = LeafSchema(kind)
+    children["global_batch"] = LeafSchema(Annotated[int, Ge(1), Le(1_000_000_000)] | None)
+    children["repeats"] = LeafSchema(Annotated[int, Ge(1), Le(1_000)])
+    return MapSchema(children)

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcbench.config.catalog import Catalog
 from hpcbench.errors import input_error
+from hpcbench.sweep.catalog_entries import Catalog
 
-if TYPE_CHECKING:
-    from hpcbench.config.sections import SweepFile
+if TYPE_CHECKING:  # ranks import this module, also in images without the parser of sweep files
+    from hpcbench.sweep.sweep_sections import SweepFile
 
 ROOT_VARIABLE = "HPCBENCH_DATA"
 _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")

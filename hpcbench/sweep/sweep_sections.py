@@ -1,4 +1,4 @@
-"""One sweep file, section by section, each value checked where it stands. Nothing is expanded here."""
+"""Reads one sweep file section by section and checks each value at its line. Nothing is expanded here."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hpcbench.config.document import At, Document, KeyPath
-from hpcbench.config.fields import Fields, Pattern
-from hpcbench.config.grid import Grid, read_grid
-from hpcbench.config.layers import Layer, layer_of
-from hpcbench.config.names import check_name
-from hpcbench.config.schema import did_you_mean
 from hpcbench.errors import input_error
+from hpcbench.sweep.grid_axes import Grid, read_grid
+from hpcbench.sweep.run_names import FieldPattern, RunFields, check_name
+from hpcbench.sweep.setting_layers import SettingLayer, layer_of
+from hpcbench.sweep.value_schema import did_you_mean
+from hpcbench.sweep.yaml_document import KeyLocation, KeyPath, YamlDocument
 
 VERSION = 1
 SECTIONS = (
@@ -30,14 +29,14 @@ MAX_PACK = 10_000
 class RunEntry:
     """One item of `runs`."""
 
-    document: Document
+    document: YamlDocument
     root: KeyPath
-    layer: Layer
+    layer: SettingLayer
     grid: Grid
-    exclude: tuple[Pattern, ...]
+    exclude: tuple[FieldPattern, ...]
 
     @property
-    def at(self) -> At:
+    def at(self) -> KeyLocation:
         """Where the entry stands."""
         return self.document.at(self.root)
 
@@ -46,15 +45,15 @@ class RunEntry:
 class GroupEntry:
     """One item of `groups`; `runs` are globs, `where` a pattern, at most one of them."""
 
-    document: Document
+    document: YamlDocument
     root: KeyPath
     id: str
     title: str
     factor: tuple[str, ...]
-    where: Pattern | None
+    where: FieldPattern | None
     runs: tuple[str, ...] | None
 
-    def at(self, *path: str | int) -> At:
+    def at(self, *path: str | int) -> KeyLocation:
         """Say where a part of the entry stands."""
         return self.document.at((*self.root, *path))
 
@@ -63,12 +62,12 @@ class GroupEntry:
 class SweepFile:
     """A file as it is written. `site` has its resources and container, which included files fall back on."""
 
-    document: Document
+    document: YamlDocument
     name: str
     include: tuple[str, ...]
     data: Mapping[str, str]
-    site: Layer
-    defaults: Layer
+    site: SettingLayer
+    defaults: SettingLayer
     entries: tuple[RunEntry, ...]
     groups: tuple[GroupEntry, ...]
     smoke_gpus: int | None
@@ -78,7 +77,7 @@ class SweepFile:
 class SectionReader:
     """Reads the sections of a document."""
 
-    def __init__(self, document: Document, fields: Fields) -> None:
+    def __init__(self, document: YamlDocument, fields: RunFields) -> None:
         self.document, self.fields, self.schema = document, fields, fields.schema
         in_defaults = {key: f"Say it in defaults: {{{key}: ..}}, or in a run" for key in self.schema.children}
         self.top = as_map(document, "a sweep file is a map of sections", SECTIONS, hints=in_defaults)
@@ -118,7 +117,7 @@ class SectionReader:
                 allowed=str(VERSION),
             )
 
-    def _layer(self, root: KeyPath, value: dict[str, Any]) -> Layer:
+    def _layer(self, root: KeyPath, value: dict[str, Any]) -> SettingLayer:
         self._refuse_in_defaults(root, value)
         return layer_of(self.schema, self.document, root, value, general=True)
 
@@ -261,7 +260,7 @@ class SectionReader:
 
 
 def as_map(
-    document: Document,
+    document: YamlDocument,
     problem: str,
     keys: tuple[str, ...],
     root: KeyPath = (),

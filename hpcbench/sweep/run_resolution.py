@@ -1,7 +1,4 @@
-"""From what a sweep file says of a run to the whole run: whatever was left open follows here.
-
-The table in docs/sweeps.md says how ranks, devices, shards and batches follow from the strategy.
-"""
+"""Completes the specification of a run: values that follow from others, and `--smoke`."""
 
 from __future__ import annotations
 
@@ -10,27 +7,27 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hpcbench.config.catalog import Catalog, DatasetEntry, ModelEntry, Processes, StrategyEntry
-from hpcbench.config.layers import Draft
-from hpcbench.config.options import options_of
-from hpcbench.config.rules import check_run
-from hpcbench.config.spec import (
+from hpcbench.errors import input_error
+from hpcbench.sweep.catalog_entries import Catalog, DatasetEntry, ModelEntry, ProcessLayout, StrategyEntry
+from hpcbench.sweep.run_rules import check_run
+from hpcbench.sweep.run_spec import (
     Backend,
     Container,
     Device,
-    Input,
+    InputOptions,
     Optimizer,
+    Precision,
     Resources,
     RunSpec,
     Schedule,
     Stem,
 )
-from hpcbench.errors import input_error
+from hpcbench.sweep.setting_layers import RunDraft, options_of
 
 DEFAULT_EPOCHS = 1
 DEFAULT_BATCH_SIZE = 64
 
-_TAKEN_AS_SAID = (
+_COPIED_FIELDS = (
     "strategy", "dataset", "model", "accumulation", "evaluate", "label_smoothing", "precision",
     "channels_last", "compile", "cache", "seed", "warmup_steps", "window_steps", "timeout_s", "save_weights",
     "checkpoint", "probe", "measure_exchange", "teaching",
@@ -38,7 +35,7 @@ _TAKEN_AS_SAID = (
 
 
 @dataclass(frozen=True)
-class Seats:
+class ProcessCounts:
     """Training processes, devices of each, and parts that a batch is split into."""
 
     ranks: int
@@ -47,14 +44,14 @@ class Seats:
 
 
 @dataclass
-class Resolver:
+class RunResolver:
     """Resolves runs for one catalog; `gpus_per_node` is what a run asks for that does not say."""
 
     catalog: Catalog
     gpus_per_node: int
     _options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def resolve(self, draft: Draft) -> RunSpec:
+    def resolve(self, draft: RunDraft) -> RunSpec:
         """Return the run, not named yet, with its first repeat's seed; InputError if it is impossible."""
         values = draft.values
         if "strategy" not in values:
@@ -65,7 +62,7 @@ class Resolver:
         model = self.catalog.models[values.get("model", RunSpec.model)]
         resources = Resources(**{"gpus_per_node": self.gpus_per_node, **values.get("resources", {})})
         device: Device = "cuda" if resources.gpus_per_node else "cpu"
-        seats = _seats(draft, entry, resources)
+        seats = _process_counts(draft, entry, resources)
         options = self._options_of(draft, "strategy", entry)
         updates = seats.data_shards if entry.updates_alone(options) else 1
         batch_size = _batch_size(draft, seats.data_shards // updates)
@@ -73,7 +70,7 @@ class Resolver:
         epochs = values.get("epochs") or (None if steps else DEFAULT_EPOCHS)
         spec = RunSpec(
             name="",
-            **{key: values[key] for key in _TAKEN_AS_SAID if key in values},
+            **{key: values[key] for key in _COPIED_FIELDS if key in values},
             strategy_options=options,
             backend=_backend(draft, entry, device),
             device=device,
@@ -91,13 +88,13 @@ class Resolver:
             schedule=Schedule(**values.get("schedule", {})),
             resources=resources,
             container=_container(values.get("container", {})),
-            input=Input(**values.get("input", {})),
+            input=InputOptions(**values.get("input", {})),
         )
         spec = _with_fitting_backend(spec, draft, entry)
         check_run(spec, draft, self.catalog)
         return spec
 
-    def _options_of(self, draft: Draft, kind: str, entry: StrategyEntry | DatasetEntry) -> dict[str, Any]:
+    def _options_of(self, draft: RunDraft, kind: str, entry: StrategyEntry | DatasetEntry) -> dict[str, Any]:
         name = f"{kind}_options"
         owner = draft.values.get(kind, getattr(RunSpec, kind, None))
         # Most runs of a grid share their options. `default=repr`: what is no JSON is refused by the check.
@@ -115,24 +112,24 @@ def _container(values: dict[str, Any]) -> Container:
     return replace(container, image=str(Path(container.image).absolute()))
 
 
-def _seats(draft: Draft, entry: StrategyEntry, resources: Resources) -> Seats:
+def _process_counts(draft: RunDraft, entry: StrategyEntry, resources: Resources) -> ProcessCounts:
     """Apply the table of who does what."""
     gpus = resources.gpus_per_node
     match entry.processes:
-        case Processes.ONE:
+        case ProcessLayout.ONE:
             _refuse_more(draft, "ranks", "is one process")
             _refuse_more(draft, "devices", "uses one device")
-            return Seats(1, 1, 1)
-        case Processes.ONE_MANY_DEVICES:
+            return ProcessCounts(1, 1, 1)
+        case ProcessLayout.ONE_MANY_DEVICES:
             _refuse_more(draft, "ranks", "is one process over several devices", "Say devices: N instead")
-            return Seats(1, _said_or(draft, "devices", gpus), 1)
-        case Processes.DATA_PARALLEL | Processes.STAGES:
+            return ProcessCounts(1, _given_or(draft, "devices", gpus), 1)
+        case ProcessLayout.DATA_PARALLEL | ProcessLayout.STAGES:
             _refuse_more(draft, "devices", "uses one device in each rank", "Say ranks: N instead")
-            ranks = _said_or(draft, "ranks", resources.nodes * gpus)
-            return Seats(ranks, 1, ranks if entry.processes is Processes.DATA_PARALLEL else 1)
+            ranks = _given_or(draft, "ranks", resources.nodes * gpus)
+            return ProcessCounts(ranks, 1, ranks if entry.processes is ProcessLayout.DATA_PARALLEL else 1)
 
 
-def _refuse_more(draft: Draft, field: str, why: str, hint: str | None = None) -> None:
+def _refuse_more(draft: RunDraft, field: str, why: str, hint: str | None = None) -> None:
     said = draft.values.get(field, 1)
     if said != 1 and not draft.is_general(field):
         raise input_error(
@@ -144,7 +141,7 @@ def _refuse_more(draft: Draft, field: str, why: str, hint: str | None = None) ->
         )
 
 
-def _said_or(draft: Draft, field: str, default: int) -> int:
+def _given_or(draft: RunDraft, field: str, default: int) -> int:
     said: int = draft.values.get(field, default)
     if said == 0:
         raise input_error(
@@ -155,7 +152,7 @@ def _said_or(draft: Draft, field: str, default: int) -> int:
     return said
 
 
-def _backend(draft: Draft, entry: StrategyEntry, device: Device) -> Backend | None:
+def _backend(draft: RunDraft, entry: StrategyEntry, device: Device) -> Backend | None:
     said: Backend | None = draft.values.get("backend")
     if said in entry.backends:
         return said
@@ -172,7 +169,7 @@ def _backend(draft: Draft, entry: StrategyEntry, device: Device) -> Backend | No
     return "gloo" if usual == "nccl" else "nccl"
 
 
-def _with_fitting_backend(spec: RunSpec, draft: Draft, entry: StrategyEntry) -> RunSpec:
+def _with_fitting_backend(spec: RunSpec, draft: RunDraft, entry: StrategyEntry) -> RunSpec:
     """On GPUs, take gloo where nobody said a backend and the strategy, as it is set, refuses nccl."""
     said = draft.values.get("backend") is not None
     if said or spec.backend != "nccl" or "gloo" not in entry.backends or entry.check(spec) is None:
@@ -181,7 +178,7 @@ def _with_fitting_backend(spec: RunSpec, draft: Draft, entry: StrategyEntry) -> 
     return over_gloo if entry.check(over_gloo) is None else spec
 
 
-def _stem(draft: Draft, model: ModelEntry) -> Stem | None:
+def _stem(draft: RunDraft, model: ModelEntry) -> Stem | None:
     said: Stem | None = draft.values.get("stem")
     if said is None or said in model.stems:
         default: Any = model.stems[0] if model.stems else None
@@ -197,7 +194,7 @@ def _stem(draft: Draft, model: ModelEntry) -> Stem | None:
     )
 
 
-def _batch_size(draft: Draft, shards: int) -> int:
+def _batch_size(draft: RunDraft, shards: int) -> int:
     """Return the batch of each rank, whichever way it was said."""
     total = draft.values.get("global_batch")
     if total is None:
@@ -211,3 +208,75 @@ def _batch_size(draft: Draft, shards: int) -> int:
             hint=f"The nearest that does is {nearest}",
         )
     return int(total // shards)
+
+
+SMOKE_MAX_RANKS = 4
+SMOKE_EPOCHS = 2
+SMOKE_STEPS_PER_EPOCH = 2
+BATCH_DIVISOR = 32  # 64, 128, 256, 512 become 2, 4, 8, 16
+MIN_BATCH = 2  # batch normalisation needs two values
+IMAGE_SIZE = 64
+DECODED_SIZE = 74  # stands to 64 as 256 to 224
+EVALUATION_BATCHES = 4
+_WITHOUT_GPU: dict[Precision, Precision] = {"amp_fp16": "amp_bf16", "tf32": "fp32"}
+
+
+def scale_down(declared: RunSpec, catalog: Catalog, gpus: int) -> RunSpec:
+    """Return what `--smoke` really does for a run, on a machine with that many GPUs.
+
+    A run keeps its GPUs where the machine has enough for what is left of it, else it goes on the CPU. What is
+    a strategy's own is scaled down by its entry in the catalog.
+    """
+    ranks = min(declared.ranks, SMOKE_MAX_RANKS)
+    devices = min(declared.devices, max(1, SMOKE_MAX_RANKS // ranks))
+    shards = ranks if declared.data_shards > 1 else 1
+    batch = max(min(declared.batch_size, MIN_BATCH), declared.batch_size // BATCH_DIVISOR)
+    on_gpus = declared.device == "cuda" and ranks * devices + declared.servers <= gpus
+    run = declared if on_gpus else _on_cpu(declared)
+    used = ranks * devices + declared.servers if on_gpus else 0
+    small = replace(
+        run,
+        ranks=ranks,
+        devices=devices,
+        data_shards=shards,
+        updates_per_step=shards if declared.updates_per_step > 1 else 1,
+        batch_size=batch,
+        accumulation=next(each for each in range(min(run.accumulation, batch), 0, -1) if batch % each == 0),
+        dataset_options=_small_data(declared, batch * shards),
+        epochs=SMOKE_EPOCHS,
+        steps=None,
+        steps_per_epoch=SMOKE_STEPS_PER_EPOCH,
+        warmup_steps=min(declared.warmup_steps, 1),
+        window_steps=min(declared.window_steps, SMOKE_STEPS_PER_EPOCH),
+        repeat=0,
+        compile=False,  # takes longer than all the rest
+        input=replace(declared.input, stage=None),
+        smoke=True,
+        declared_id=declared.run_id,
+        resources=replace(declared.resources, nodes=1, gpus_per_node=used),
+        container=Container(),
+    )
+    return catalog.strategies[run.strategy].smoke(small)
+
+
+def _on_cpu(run: RunSpec) -> RunSpec:
+    return replace(
+        run,
+        device="cpu",
+        backend="gloo" if run.backend else None,
+        precision=_WITHOUT_GPU.get(run.precision, run.precision),
+    )
+
+
+def _small_data(run: RunSpec, samples_per_step: int) -> dict[str, Any]:
+    """Shrink what a data set lets its options say: pixels, and no more samples than are looked at."""
+    smallest = {
+        "image_size": IMAGE_SIZE,
+        "decoded_size": DECODED_SIZE,
+        "samples": SMOKE_EPOCHS * SMOKE_STEPS_PER_EPOCH * samples_per_step,
+        "evaluation_samples": EVALUATION_BATCHES * samples_per_step,
+    }
+    return {
+        key: min(value, smallest[key]) if key in smallest and value is not None else value
+        for key, value in run.dataset_options.items()
+    }

@@ -1,8 +1,6 @@
-"""YAML text to plain values with the line of each, refusing what a sweep file has no need for.
+"""YAML text to plain values with the line of each.
 
-PyYAML keeps the last of two equal keys silently, recurses into nested values and, in C, crashes on very
-deep ones. So its parser's events are checked before an object is built, in a loop that does not recurse.
-Plain words follow YAML 1.2's core schema: `5e-4` is a number, `no` and `02:00:00` are text.
+Refuses the YAML features that a sweep file does not need.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from typing import Any, TypedDict
 
 import yaml
 
-from hpcbench.errors import InputError, Place, input_error
+from hpcbench.errors import InputError, SourcePlace, input_error
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
@@ -38,14 +36,14 @@ _MAX_DIGITS = 40  # no field holds more, and int() of very many digits is slow
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class At(TypedDict):
+class KeyLocation(TypedDict):
     """Where something stands, as `input_error` takes it."""
 
-    place: Place | None
+    place: SourcePlace | None
     key: str | None
 
 
-def dotted(path: KeyPath) -> str:
+def dotted_path(path: KeyPath) -> str:
     """Write a path as a reader would say it: `runs[0].optimizer.lr`."""
     text = ""
     for part in path:
@@ -54,7 +52,7 @@ def dotted(path: KeyPath) -> str:
 
 
 @dataclass(frozen=True)
-class Document:
+class YamlDocument:
     """Values of one file; `lines` has the line of every path in it (none for a value of a command line)."""
 
     file: str
@@ -63,19 +61,19 @@ class Document:
     folder: Path = Path()
     resolved: bool = False
 
-    def at(self, path: KeyPath) -> At:
+    def at(self, path: KeyPath) -> KeyLocation:
         """Say where a path stands; for one that is not there, where the nearest thing around it does."""
         around = next((path[:n] for n in range(len(path), -1, -1) if path[:n] in self.lines), None)
         line = None if around is None else self.lines[around]
-        return {"place": Place(self.file, line), "key": dotted(path) or None}
+        return {"place": SourcePlace(self.file, line), "key": dotted_path(path) or None}
 
 
-def read_document(path: Path, *, asked_by: At | None = None) -> Document:
+def read_document(path: Path, *, asked_by: KeyLocation | None = None) -> YamlDocument:
     """Read a file; raises InputError for one that is missing, too large, no text, or no sound YAML.
 
     `asked_by` is where the file was asked for, if not on the command line.
     """
-    named = asked_by or At(place=Place(str(path)), key=None)
+    named = asked_by or KeyLocation(place=SourcePlace(str(path)), key=None)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_RESOLVED_BYTES + 1)
@@ -87,7 +85,7 @@ def read_document(path: Path, *, asked_by: At | None = None) -> Document:
     resolved = data.startswith(RESOLVED_HEADER.encode())
     limit = MAX_RESOLVED_BYTES if resolved else MAX_BYTES
     if len(data) > limit:
-        raise input_error(f"the file is larger than {limit:,} bytes", place=Place(str(path)))
+        raise input_error(f"the file is larger than {limit:,} bytes", place=SourcePlace(str(path)))
     return parse_document(_text(data, str(path)), str(path), folder=path.parent, resolved=resolved)
 
 
@@ -96,13 +94,13 @@ def _text(data: bytes, file: str) -> str:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise input_error("this is not a text file in UTF-8", place=Place(file, line)) from None
+        raise input_error("this is not a text file in UTF-8", place=SourcePlace(file, line)) from None
     control = _CONTROL.search(text)
     if control:
         line = text.count("\n", 0, control.start()) + 1
         raise input_error(
             "this is not a text file: it holds a control character",
-            place=Place(file, line),
+            place=SourcePlace(file, line),
             found=control[0],
         )
     return text
@@ -110,7 +108,7 @@ def _text(data: bytes, file: str) -> str:
 
 def parse_document(
     text: str, file: str, *, folder: Path = Path(), resolved: bool = False, numbered: bool = True
-) -> Document:
+) -> YamlDocument:
     """Parse YAML; `numbered` False is for a value that stands on no line."""
     builder = _Builder(file, numbered)
     try:
@@ -119,7 +117,7 @@ def parse_document(
     except yaml.YAMLError as error:
         raise _yaml_error(error, text, file, numbered) from None
     lines = builder.lines if numbered else {}
-    return Document(file, builder.root, lines, folder=folder, resolved=resolved)
+    return YamlDocument(file, builder.root, lines, folder=folder, resolved=resolved)
 
 
 def plain_value(text: str) -> Any:
@@ -143,7 +141,7 @@ def plain_value(text: str) -> Any:
 
 
 @dataclass
-class _Open:
+class _OpenNode:
     """A map or list whose end has not come yet; `key` is the one that waits for its value."""
 
     value: Any
@@ -158,7 +156,7 @@ class _Builder:
         self.file, self.numbered = file, numbered
         self.root: Any = None
         self.lines: dict[KeyPath, int] = {}
-        self.stack: list[_Open] = []
+        self.stack: list[_OpenNode] = []
         self.documents = 0
 
     def take(self, event: yaml.Event) -> None:
@@ -191,7 +189,7 @@ class _Builder:
             raise self._error(event, f"values are nested deeper than {MAX_DEPTH} levels")
         if self.stack and isinstance(self.stack[-1].value, dict) and self.stack[-1].key is None:
             raise self._error(event, "a key must be one word, not a map or a list")
-        self.stack.append(_Open(value, self._attach(event, value)))
+        self.stack.append(_OpenNode(value, self._attach(event, value)))
 
     def _scalar(self, event: yaml.ScalarEvent) -> None:
         top = self.stack[-1] if self.stack else None
@@ -242,8 +240,8 @@ class _Builder:
         found: object = None,
         hint: str | None = None,
     ) -> InputError:
-        place = Place(self.file, self._line(event) if self.numbered else None)
-        key = dotted(self._next_path() if path is None else path).rstrip(".")
+        place = SourcePlace(self.file, self._line(event) if self.numbered else None)
+        key = dotted_path(self._next_path() if path is None else path).rstrip(".")
         shown = key if len(key) <= 60 else f"{key[:60]}..."
         return input_error(problem, place=place, key=shown or None, found=found, hint=hint)
 
@@ -252,10 +250,10 @@ def _yaml_error(error: yaml.YAMLError, text: str, file: str, numbered: bool) -> 
     mark: Any = getattr(error, "problem_mark", None)
     problem = getattr(error, "problem", None) or "it cannot be read"
     if mark is None:
-        return input_error(f"this is not YAML: {problem}", place=Place(file))
+        return input_error(f"this is not YAML: {problem}", place=SourcePlace(file))
     rows = text.split("\n")
     row = rows[mark.line] if mark.line < len(rows) else ""
-    place = Place(file, mark.line + 1 if numbered else None)
+    place = SourcePlace(file, mark.line + 1 if numbered else None)
     if "\t" in row[: len(row) - len(row.lstrip())]:
         return input_error("a tab stands in the indentation", place=place, found=row, allowed="spaces")
     context = getattr(error, "context", None)

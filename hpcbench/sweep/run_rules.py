@@ -1,21 +1,21 @@
-"""What cannot be together in a run, however well each field stands alone."""
+"""Rules about combinations of fields: what cannot be together in one run."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from hpcbench.config.catalog import Catalog, Processes
-from hpcbench.config.layers import Draft
-from hpcbench.config.spec import RunSpec
 from hpcbench.errors import InputError, input_error
+from hpcbench.sweep.catalog_entries import Catalog, ProcessLayout
+from hpcbench.sweep.run_spec import RunSpec
+from hpcbench.sweep.setting_layers import RunDraft
 
 MAX_SEED = 2**31 - 1
 _NEEDS_GPU = {"tf32": "fp32", "amp_fp16": "amp_bf16"}  # and what a CPU has instead
-_CUT_MODELS = (Processes.ONE_MANY_DEVICES, Processes.STAGES)
-_SAY_GPUS = "resources: {gpus_per_node: N}"
+_SPREAD_MODELS = (ProcessLayout.ONE_MANY_DEVICES, ProcessLayout.STAGES)
+_GPU_HINT = "resources: {gpus_per_node: N}"
 
 
-def check_run(spec: RunSpec, draft: Draft, catalog: Catalog) -> None:
+def check_run(spec: RunSpec, draft: RunDraft, catalog: Catalog) -> None:
     """Raise InputError for a run that cannot be done as it stands."""
     if spec.device == "cpu":
         _check_cpu(spec, draft)
@@ -42,7 +42,7 @@ def check_run(spec: RunSpec, draft: Draft, catalog: Catalog) -> None:
     reason = catalog.datasets[spec.dataset].check(spec)
     if reason:
         raise input_error(f"data set {spec.dataset}: {reason}", **draft.at("dataset"))
-    if spec.compile and catalog.strategies[spec.strategy].processes in _CUT_MODELS:
+    if spec.compile and catalog.strategies[spec.strategy].processes in _SPREAD_MODELS:
         raise input_error(
             f"strategy {spec.strategy} spreads the model over devices, which can't be compiled as one",
             **draft.at("compile"),
@@ -53,24 +53,24 @@ def check_run(spec: RunSpec, draft: Draft, catalog: Catalog) -> None:
         raise input_error(f"strategy {spec.strategy}: {reason}", **draft.at("strategy"))
 
 
-def _check_cpu(spec: RunSpec, draft: Draft) -> None:
+def _check_cpu(spec: RunSpec, draft: RunDraft) -> None:
     if spec.backend == "nccl":
         raise input_error(
             "nccl needs GPUs and this run has none",
             **draft.at("backend"),
             found="nccl",
-            hint=f"Say backend: gloo, or {_SAY_GPUS}",
+            hint=f"Say backend: gloo, or {_GPU_HINT}",
         )
     if spec.precision in _NEEDS_GPU:
         raise input_error(
             f"{spec.precision} needs GPUs and this run has none",
             **draft.at("precision"),
             found=spec.precision,
-            hint=f"Say precision: {_NEEDS_GPU[spec.precision]}, or {_SAY_GPUS}",
+            hint=f"Say precision: {_NEEDS_GPU[spec.precision]}, or {_GPU_HINT}",
         )
 
 
-def _check_gpus(spec: RunSpec, draft: Draft) -> None:
+def _check_gpus(spec: RunSpec, draft: RunDraft) -> None:
     there = spec.resources.nodes * spec.resources.gpus_per_node
     needed = spec.ranks * spec.devices
     per_process = spec.resources.gpus_per_node
@@ -86,7 +86,7 @@ def _check_gpus(spec: RunSpec, draft: Draft) -> None:
         )
 
 
-def _check_container(spec: RunSpec, draft: Draft) -> None:
+def _check_container(spec: RunSpec, draft: RunDraft) -> None:
     runtime, image = spec.container.runtime, spec.container.image
     if runtime != "none" and not image:
         raise input_error(
@@ -108,7 +108,7 @@ def _check_container(spec: RunSpec, draft: Draft) -> None:
             )
 
 
-def _check_data(spec: RunSpec, draft: Draft, catalog: Catalog) -> None:
+def _check_data(spec: RunSpec, draft: RunDraft, catalog: Catalog) -> None:
     dataset = catalog.datasets[spec.dataset]
     channels = spec.dataset_options.get("channels", dataset.channels)
     wanted = catalog.models[spec.model].input_channels
@@ -124,7 +124,7 @@ def _check_data(spec: RunSpec, draft: Draft, catalog: Catalog) -> None:
         raise _batch_too_large(spec, draft, samples)
 
 
-def _check_parts(spec: RunSpec, draft: Draft, catalog: Catalog) -> None:
+def _check_parts(spec: RunSpec, draft: RunDraft, catalog: Catalog) -> None:
     parts, blocks = catalog.strategies[spec.strategy].parts(spec), catalog.models[spec.model].blocks
     if parts > blocks:
         field = "devices" if spec.devices > 1 else "ranks"
@@ -141,7 +141,7 @@ def _fitting_models(channels: int, catalog: Catalog) -> str | None:
     return f"Models that fit: {', '.join(fitting)}" if fitting else None
 
 
-def _batch_too_large(spec: RunSpec, draft: Draft, samples: int) -> InputError:
+def _batch_too_large(spec: RunSpec, draft: RunDraft, samples: int) -> InputError:
     said = "batch_size" if draft.values.get("global_batch") is None else "global_batch"
     return input_error(
         f"a step of all ranks takes {spec.samples_per_step} samples, more than the {samples} training "

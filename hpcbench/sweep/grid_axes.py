@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpcbench.config.document import At, Document, KeyPath
-from hpcbench.config.layers import RIVALS, Layer
-from hpcbench.config.schema import Locate, Map, Options, did_you_mean
 from hpcbench.errors import input_error
+from hpcbench.sweep.setting_layers import EXCLUSIVE_KEYS, SettingLayer
+from hpcbench.sweep.value_schema import Locate, MapSchema, OptionsSchema, did_you_mean
+from hpcbench.sweep.yaml_document import KeyLocation, KeyPath, YamlDocument
 
 NO_AXES = {
     "repeats": "Repeats are no axis: they stand beside the grid, and are interleaved in time",
@@ -45,7 +45,7 @@ class Axis:
 class Grid:
     """All axes of one run, in the file's order; the last varies fastest."""
 
-    document: Document
+    document: YamlDocument
     axes: tuple[Axis, ...]
 
     @property
@@ -57,13 +57,13 @@ class Grid:
         """Drop the axes that the command line fixes: the same field, one around it, or its rival."""
         return Grid(self.document, tuple(axis for axis in self.axes if not _fixed(axis.path, fixed)))
 
-    def combinations(self) -> Iterator[Layer]:
+    def combinations(self) -> Iterator[SettingLayer]:
         """Yield one layer for each combination."""
         for numbers in itertools.product(*(range(len(axis.values)) for axis in self.axes)):
             values: dict[str, Any] = {}
             for axis, number in zip(self.axes, numbers, strict=True):
                 _put(values, axis.path, axis.values[number])
-            yield Layer(values, _Locator(self, numbers))
+            yield SettingLayer(values, _Locator(self, numbers))
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class _Locator:
     grid: Grid
     numbers: tuple[int, ...]
 
-    def __call__(self, path: KeyPath) -> At:
+    def __call__(self, path: KeyPath) -> KeyLocation:
         for axis, number in zip(self.grid.axes, self.numbers, strict=True):
             depth = len(axis.path)
             if path[:depth] == axis.path:
@@ -81,10 +81,10 @@ class _Locator:
         raise AssertionError(path)
 
 
-def read_grid(schema: Map, document: Document, root: KeyPath, value: Any) -> Grid:
+def read_grid(schema: MapSchema, document: YamlDocument, root: KeyPath, value: Any) -> Grid:
     """Check a grid, and each value of each axis where it stands."""
 
-    def locate(path: KeyPath) -> At:
+    def locate(path: KeyPath) -> KeyLocation:
         return document.at((*root, *path))
 
     if not isinstance(value, dict):
@@ -96,7 +96,7 @@ def read_grid(schema: Map, document: Document, root: KeyPath, value: Any) -> Gri
         around = {".".join(axis.path[:depth]) for depth in range(1, len(axis.path))}
         for name in around & names:
             raise input_error(f"this axis lies inside the axis {name}", **locate((axis.name,)))
-    for pair in RIVALS:
+    for pair in EXCLUSIVE_KEYS:
         if names.issuperset(pair):
             raise input_error(
                 f"{' and '.join(pair)} stand together", **locate((pair[1],)), allowed="one of them"
@@ -104,7 +104,7 @@ def read_grid(schema: Map, document: Document, root: KeyPath, value: Any) -> Gri
     return Grid(document, axes)
 
 
-def _axis(schema: Map, locate: Locate, root: KeyPath, key: str, values: Any) -> Axis:
+def _axis(schema: MapSchema, locate: Locate, root: KeyPath, key: str, values: Any) -> Axis:
     if key in NO_AXES:
         raise input_error("no axis of a grid", **locate((key,)), hint=NO_AXES[key])
     path = tuple(key.split("."))
@@ -119,7 +119,7 @@ def _axis(schema: Map, locate: Locate, root: KeyPath, key: str, values: Any) -> 
             found=values if values is not None and values != [] else "nothing",
             allowed=f"a list such as [{values}]" if values else None,
         )
-    is_option = isinstance(node, Options) and len(path) > 1  # checked when the strategy is known
+    is_option = isinstance(node, OptionsSchema) and len(path) > 1  # checked when the strategy is known
     checked = tuple(
         value if is_option else node.check(value, locate, (key, number))
         for number, value in enumerate(values)
@@ -139,7 +139,7 @@ def _put(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 
 def _fixed(path: tuple[str, ...], fixed: Sequence[tuple[str, ...]]) -> bool:
-    rivals = {one: other for pair in RIVALS for one, other in (pair, pair[::-1])}
+    rivals = {one: other for pair in EXCLUSIVE_KEYS for one, other in (pair, pair[::-1])}
     return any(
         path[: len(each)] == each or (rivals.get(path[0]) == each[0] and len(each) == 1) for each in fixed
     )

@@ -1,1 +1,0 @@
-"""Sweep files and what they become."""

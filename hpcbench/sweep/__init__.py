@@ -1,0 +1,1 @@
+"""Sweep files and the frozen run specifications that they become."""

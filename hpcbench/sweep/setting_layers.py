@@ -1,0 +1,188 @@
+"""Layers of settings: defaults, run, grid, options, and `--set KEY=VALUE` of the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from hpcbench.errors import SourcePlace, input_error
+from hpcbench.sweep.value_schema import SHORT_FORMS, Locate, MapSchema, did_you_mean, map_of
+from hpcbench.sweep.yaml_document import KeyLocation, KeyPath, YamlDocument, dotted_path, parse_document
+
+# Two ways to say the same thing: inside one layer only one of them, and a later layer's replaces both.
+EXCLUSIVE_KEYS = (("batch_size", "global_batch"), ("epochs", "steps"))
+
+
+@dataclass(frozen=True)
+class SettingLayer:
+    """Checked values of one place. `general` ones are passed over by strategies that have no use for them."""
+
+    values: dict[str, Any]
+    locate: Locate
+    general: bool = False
+
+    def has(self, path: KeyPath) -> bool:
+        """Say whether something stands at the path."""
+        value: Any = self.values
+        for part in path:
+            if not isinstance(value, dict) or part not in value:
+                return False
+            value = value[part]
+        return True
+
+
+def layer_of(
+    schema: MapSchema, document: YamlDocument, root: KeyPath, value: dict[str, Any], *, general: bool = False
+) -> SettingLayer:
+    """Check a map that stands at `root` of a document."""
+
+    def locate(path: KeyPath) -> KeyLocation:
+        return document.at((*root, *path))
+
+    layer = SettingLayer(schema.check(value, locate, ()), locate, general)
+    refuse_exclusive_keys(layer)
+    return layer
+
+
+def refuse_exclusive_keys(layer: SettingLayer) -> None:
+    """Raise where one layer says the same thing in two ways."""
+    for one, other in EXCLUSIVE_KEYS:
+        if layer.values.get(one) is not None and layer.values.get(other) is not None:
+            raise input_error(
+                f"{one} and {other} stand together",
+                **layer.locate((other,)),
+                found={one: layer.values[one], other: layer.values[other]},
+                allowed="one of them",
+            )
+
+
+def merge_layers(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Lay one layer's values over another's; the arguments stay as they are.
+
+    Maps merge key by key, except that an optimizer, schedule or container of another name begins anew:
+    what was said about the old one does not fit it.
+    """
+    merged = dict(base)
+    for one, other in EXCLUSIVE_KEYS:
+        if over.get(one) is not None:
+            merged.pop(other, None)
+        elif over.get(other) is not None:
+            merged.pop(one, None)
+    for key, value in over.items():
+        below = base.get(key)
+        if isinstance(value, dict) and isinstance(below, dict) and not _other_key_message(key, below, value):
+            merged[key] = {**below, **value}
+        else:
+            merged[key] = value
+    return merged
+
+
+def _other_key_message(key: str, below: dict[str, Any], value: dict[str, Any]) -> bool:
+    short = SHORT_FORMS.get(key)
+    return short is not None and short in value and value[short] != below.get(short, value[short])
+
+
+@dataclass(frozen=True)
+class RunDraft:
+    """A run on its way: its layers, lowest first, and what they come to."""
+
+    layers: tuple[SettingLayer, ...]
+    values: dict[str, Any]
+    entry: KeyLocation
+
+    def over(self, *layers: SettingLayer) -> RunDraft:
+        """Lay more layers on top."""
+        values = self.values
+        for layer in layers:
+            values = merge_layers(values, layer.values)
+        return RunDraft((*self.layers, *layers), values, self.entry)
+
+    def at(self, *path: str) -> KeyLocation:
+        """Say where the value in force was said; for one that nobody said, where the run stands."""
+        for layer in reversed(self.layers):
+            if layer.has(path):
+                return layer.locate(path)
+        return {"place": self.entry["place"], "key": dotted_path(path)}
+
+    def is_general(self, field: str) -> bool:
+        """Say whether a field was said only for many runs at once, in defaults or on the command line."""
+        return all(layer.general for layer in self.layers if layer.has((field,)))
+
+
+def read_settings(settings: Sequence[str], schema: MapSchema, *, general: bool) -> tuple[SettingLayer, ...]:
+    """Check settings as if they stood in a file; later ones lie over earlier ones.
+
+    `general` says that they are for all runs of a sweep, so that a strategy may have no use for one.
+    """
+    layers: list[SettingLayer] = []
+    said: dict[str, str] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        place = SourcePlace(f"--set {key}")
+        if not equals or not key or not text.strip():
+            raise input_error("a setting is KEY=VALUE", place=SourcePlace("--set"), found=setting)
+        path = tuple(key.split("."))
+        if schema.find(path) is None:
+            guess = did_you_mean(key, (*schema.children, *schema.leaves()))
+            raise input_error(
+                "no field of a run", place=place, found=key, hint=guess or _outside_of_runs(path[0])
+            )
+        document = parse_document(text, f"--set {key}", numbered=False)
+        value: Any = document.value
+        for part in reversed(path):
+            value = {part: value}
+        for pair in EXCLUSIVE_KEYS:
+            rival = next((said[each] for each in pair if each != key and each in said and key in pair), None)
+            if rival:
+                raise input_error(f"{key} and {rival} stand together", place=place, allowed="one of them")
+        said[key] = key
+        layers.append(layer_of(schema, document, (), value, general=general))
+    return tuple(layers)
+
+
+def fixed_paths(layers: Sequence[SettingLayer]) -> tuple[tuple[str, ...], ...]:
+    """Return the fields that settings fix; an axis of a grid over one of them is no axis any more."""
+    paths: list[tuple[str, ...]] = []
+    for layer in layers:
+        paths += _leaves(layer.values, ())
+    return tuple(paths)
+
+
+def _leaves(value: Any, path: tuple[str, ...]) -> list[tuple[str, ...]]:
+    if not isinstance(value, dict) or not value:
+        return [path]
+    return [leaf for key, each in value.items() for leaf in _leaves(each, (*path, key))]
+
+
+def _outside_of_runs(head: str) -> str | None:
+    return "Give --data DIR for where the data sets are" if head == "data" else None
+
+
+@cache
+def _schema(kind: type) -> MapSchema:
+    return map_of(kind)
+
+
+def options_of(draft: RunDraft, field: str, kind: type, owner: str) -> dict[str, Any]:
+    """Return the options in full, defaults filled in; raises InputError where one does not fit."""
+    said = draft.values.get(field) or {}
+    schema = _schema(kind)
+
+    def locate(path: KeyPath) -> KeyLocation:
+        return draft.at(*map(str, path))
+
+    for key in said:
+        if key not in schema.children:
+            known = ", ".join(schema.children)
+            raise input_error(
+                f"{owner} has no such option",
+                **locate((field, key)),
+                found=key,
+                allowed=known or "no options at all",
+                hint=did_you_mean(key, schema.children),
+            )
+    checked = {key: schema.children[key].check(value, locate, (field, key)) for key, value in said.items()}
+    return dataclasses.asdict(kind(**checked))
