@@ -23,7 +23,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hpcbench.report.collect import collect
+from hpcbench.report.collection import collect_results
 from hpcbench.runs.results_folder import RunFolder
 from tests.report import records
 from tests.report.records import Story, Sweep, single
@@ -123,7 +123,7 @@ def _memory_mb(process: psutil.Process) -> float:
 
 
 def _collect(path: Path, sender: multiprocessing.connection.Connection) -> None:
-    sender.send(seconds(lambda: collect([path], pictures=False)))
+    sender.send(seconds(lambda: collect_results([path], pictures=False)))
 
 
 @pytest.mark.parametrize("window_steps", LIMITS)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.test_collect import many, seconds
-from hpcbench.report.collect import collect
+from hpcbench.report.collection import collect_results
 
 MEGABYTE = 1e6
 PAGE_MB, OPENING_S = 12, 3  # issue limits, absolute
@@ -20,7 +20,7 @@ def test_the_page_of_500_runs_is_small_and_opens_fast(tmp_path: Path) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     chromium = os.environ.get("HPCBENCH_CHROMIUM") or shutil.which("chromium")
     sweep = many(tmp_path / "sweep", 498, epochs=50, steps=500, window_steps=10)
-    page = collect([sweep.folder.path], pictures=False).report / "report.html"
+    page = collect_results([sweep.folder.path], pictures=False).report / "report.html"
     size = page.stat().st_size / MEGABYTE
     print(f"\npage of 498 runs: {size:.1f} MB")
     assert size < PAGE_MB

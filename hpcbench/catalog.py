@@ -1,4 +1,6 @@
-"""Everything that a sweep can name, from the three tables that stand beside what they name."""
+"""Everything that a sweep can name: strategies, models and data sets, from the tables that stand beside
+them.
+"""
 
 from __future__ import annotations
 
@@ -7,3 +9,6 @@ from hpcbench.sweep.catalog_entries import Catalog
 from hpcbench.tasks.task_registry import DATASETS, MODELS
 
 CATALOG = Catalog(strategies=STRATEGIES, models=MODELS, datasets=DATASETS)
+
+
+MODEL_BLOCKS = {name: entry.blocks for name, entry in CATALOG.models.items()}

@@ -1,5 +1,5 @@
-"""Columns that need several runs: speed-up and scaling efficiency against one device, and time to
-accuracy.
+"""Columns of the ranking that need several runs or further input: speed-up, scaling efficiency, time to
+accuracy, cost, limits, and the folder of merged results.
 """
 
 from __future__ import annotations
@@ -7,11 +7,16 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
 
+from hpcbench.analysis.limit_analysis import MeasuredVsPredicted
+from hpcbench.analysis.result_columns import ReportRow
+from hpcbench.analysis.results_loading import LoadedResults
 from hpcbench.analysis.run_history import RecordedState
+from hpcbench.ceilings.step_prediction import StepPrediction
 
 RankingRow = dict[str, Any]
 REFERENCE_COLUMNS = ("dataset", "model", "precision", "cache")
@@ -96,3 +101,82 @@ def times_to_accuracy(
     of = times.groupby("experiment")["passed_s"]
     means = of.mean()[of.count() == of.size()]
     return {str(name): float(value) for name, value in means.items()}
+
+
+SECONDS_PER_HOUR = 3600
+RUN_MEAN_COLUMNS = ("step_p50_s", "step_p90_s", "step_p99_s", "slowest_rank_ratio", "joules_per_sample")
+
+
+def add_derived_columns(
+    rows: Sequence[ReportRow],
+    loaded: LoadedResults,
+    *,
+    target_pct: float | None = None,
+    cost_per_device_hour: float | None = None,
+    standings: Mapping[str, MeasuredVsPredicted] | None = None,
+) -> list[ReportRow]:
+    """Return the rows with further columns: scaling, time to accuracy, cost, limits, `folder`.
+
+    `folder` is empty unless results of several folders are merged.
+    """
+    scaled = speed_ups(rows)
+    reached = times_to_accuracy(loaded.runs, loaded.epochs, target_accuracies(loaded.runs, target_pct))
+    told = _source_folders(loaded)
+    beside = _run_means(loaded)
+    return [
+        {
+            **row,
+            "speed_up": scaled[name].speed_up if (name := row["experiment"]) in scaled else None,
+            "efficiency_pct": scaled[name].efficiency_pct if name in scaled else None,
+            "scaling": scaled[name].kind if name in scaled else None,
+            "time_to_acc_s": reached.get(name),
+            "cost_per_epoch": _cost_per_epoch(row, cost_per_device_hour),
+            **beside.get(name, {}),
+            **limit_columns((standings or {}).get(name)),
+            "folder": told.get(name),
+        }
+        for row in rows
+    ]
+
+
+def _run_means(loaded: LoadedResults) -> dict[str, ReportRow]:
+    """Return the means over finished repeats of figures that the ranking does not have."""
+    done = loaded.runs[loaded.runs["state"] == RecordedState.FINISHED.value]
+    means = done.groupby("experiment")[list(RUN_MEAN_COLUMNS)].mean()
+    return {
+        str(name): {str(column): None if pd.isna(value) else float(value) for column, value in row.items()}
+        for name, row in means.iterrows()
+    }
+
+
+def _source_folders(loaded: LoadedResults) -> dict[str, str]:
+    """Return which results each experiment is from, by the shortest ends of paths that differ."""
+    places = [block.rpartition("/")[0] for block in loaded.runs["block"]]
+    distinct = [Path(place).parts for place in dict.fromkeys(places)]
+    if len(distinct) < 2:
+        return {}
+    depth = 1
+    while len({parts[-depth:] for parts in distinct}) < len(distinct):
+        depth += 1
+    found: dict[str, list[str]] = {}
+    for experiment, place in zip(loaded.runs["experiment"], places, strict=True):
+        found.setdefault(experiment, []).append("/".join(Path(place).parts[-depth:]))
+    return {experiment: ", ".join(dict.fromkeys(each)) for experiment, each in found.items()}
+
+
+def _cost_per_epoch(row: ReportRow, per_device_hour: float | None) -> float | None:
+    if per_device_hour is None or row["epoch_time_s"] is None or row["devices"] is None:
+        return None
+    cost: float = row["epoch_time_s"] / SECONDS_PER_HOUR * row["devices"] * per_device_hour
+    return cost
+
+
+def limit_columns(standing: MeasuredVsPredicted | None) -> ReportRow:
+    """Return what a row of the ranking gets: prediction, how much of it was reached, MFU."""
+    predicted = standing.predicted if standing else None
+    reached = standing.of_predicted if standing else None
+    return {
+        "predicted_samples_s": predicted.samples_s if isinstance(predicted, StepPrediction) else None,
+        "of_predicted_pct": None if reached is None else 100 * reached,
+        "mfu_pct": standing.mfu_pct if standing else None,
+    }

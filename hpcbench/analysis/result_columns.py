@@ -94,3 +94,6 @@ RANKING_MEASURES = {
     "data_wait_pct": RankingMeasure(False, False),
     "exposed_comm_pct": RankingMeasure(False, False),
 }
+
+
+ReportRow = dict[str, Any]

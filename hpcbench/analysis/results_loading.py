@@ -1,4 +1,6 @@
-"""Reads results folders into data frames, and labels the classes of runs that a ranking may compare."""
+"""Reads results folders into data frames, labels the classes of runs that a ranking may compare, and reads
+the groups of a sweep.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from typing import Any
 
 import jsonlines
 import pandas as pd
+import yaml
 
 from hpcbench.analysis import result_columns, result_rows
 from hpcbench.analysis.digest_reading import DigestCache, FileState, RunReference, read_digests
@@ -20,10 +23,10 @@ from hpcbench.analysis.run_history import RecordedState, RunHistory
 from hpcbench.analysis.step_tables import load_step_tables
 from hpcbench.ceilings.ceiling_records import MeasuredCeiling, read_ceilings
 from hpcbench.ceilings.node_ceilings import Ceilings
-from hpcbench.errors import RecordError, input_error
+from hpcbench.errors import RecordError, SourcePlace, input_error
 from hpcbench.runs import ledger
 from hpcbench.runs.results_folder import ResultsFolder
-from hpcbench.sweep.run_spec import NOT_IDENTITY, NOT_RECIPE, RunSpec
+from hpcbench.sweep.run_spec import NOT_IDENTITY, NOT_RECIPE, Group, RunSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,3 +276,30 @@ def _flatten_spec(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def read_groups(path: Path) -> tuple[Group, ...]:
+    """Return the groups that a resolved sweep lists; none where there is no such file.
+
+    Raises InputError for a file that is no resolved sweep.
+    """
+    if not path.exists():
+        return ()
+    try:
+        sweep = yaml.safe_load(path.read_bytes()) or {}
+        return tuple(_group(item) for item in sweep.get("groups") or ())
+    except (yaml.YAMLError, OSError, UnicodeError, AttributeError, KeyError, TypeError) as error:
+        raise input_error(
+            "the groups of this sweep cannot be read",
+            place=SourcePlace(str(path)),
+            key="groups",
+            found=str(error),
+            allowed="a list of maps with id, title, factor and runs",
+        ) from error
+
+
+def _group(item: dict[str, Any]) -> Group:
+    factor = item["factor"]
+    factors = (factor,) if isinstance(factor, str) else tuple(str(each) for each in factor)
+    runs = tuple(str(run) for run in item["runs"])
+    return Group(id=str(item["id"]), title=str(item["title"]), factor=factors, runs=runs)

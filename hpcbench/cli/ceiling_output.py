@@ -17,6 +17,7 @@ from rich.text import Text
 
 from hpcbench.analysis.limit_analysis import SweepRunPrediction, predict_runs, prediction_error_lines
 from hpcbench.analysis.results_loading import LoadedResults, load_results
+from hpcbench.catalog import MODEL_BLOCKS
 from hpcbench.ceilings.ceiling_records import (
     Ceiling,
     ComputeCeiling,
@@ -33,6 +34,7 @@ from hpcbench.ceilings.ceiling_records import (
 from hpcbench.ceilings.node_ceilings import Ceilings
 from hpcbench.ceilings.probe_plan import plan_probes
 from hpcbench.ceilings.step_prediction import MissingCeiling, StepPrediction
+from hpcbench.cli.ranking_output import to_console_encoding
 from hpcbench.errors import RecordError, input_error
 from hpcbench.launch.ceiling_probing import (
     ProbeRequest,
@@ -43,9 +45,7 @@ from hpcbench.launch.ceiling_probing import (
 from hpcbench.launch.machine_queue import is_machine_busy
 from hpcbench.launch.machine_resources import this_machine
 from hpcbench.launch.rank_processes import SupervisorInbox
-from hpcbench.report.cells import NOTHING, number
-from hpcbench.report.limits import MODEL_BLOCKS
-from hpcbench.report.text import encodable
+from hpcbench.report.table_cells import EMPTY_CELL, format_number
 from hpcbench.runs.results_folder import ResultsFolder
 from hpcbench.sweep.catalog_entries import Catalog
 from hpcbench.sweep.run_spec import Sweep
@@ -197,26 +197,28 @@ def _print_predictions(found: Sequence[SweepRunPrediction], console: Console) ->
         )
     for each in found:
         for row, dim in _prediction_rows(each):
-            table.add_row(*(Text(encodable(cell, console)) for cell in row), style="dim" if dim else None)
+            table.add_row(
+                *(Text(to_console_encoding(cell, console)) for cell in row), style="dim" if dim else None
+            )
     console.print(table)
     for line in prediction_error_lines(found):
-        console.print(Text(encodable(line, console)), soft_wrap=True)
+        console.print(Text(to_console_encoding(line, console)), soft_wrap=True)
 
 
 def _prediction_rows(each: SweepRunPrediction) -> list[tuple[tuple[str, ...], bool]]:
     """Return the rows of a run: itself, and dimmed the other numbers of ranks."""
     name, ranks, measured = each.spec.name, str(each.spec.ranks), _milliseconds(each.measured_step_s)
     if isinstance(each.prediction, MissingCeiling):
-        return [((name, ranks, *[NOTHING] * 3, measured, NOTHING, each.prediction.missing), False)]
-    error = NOTHING if each.error_pct is None else f"{each.error_pct:+.0f}"
+        return [((name, ranks, *[EMPTY_CELL] * 3, measured, EMPTY_CELL, each.prediction.missing), False)]
+    error = EMPTY_CELL if each.error_pct is None else f"{each.error_pct:+.0f}"
     own = (name, ranks, *_prediction_cells(each.prediction), measured, error, _assumed(each.prediction))
     others = [
         (
             "",
             str(other.ranks),
             *_prediction_cells(other.prediction),
-            NOTHING,
-            NOTHING,
+            EMPTY_CELL,
+            EMPTY_CELL,
             _assumed(other.prediction),
         )
         for other in each.projected
@@ -226,7 +228,7 @@ def _prediction_rows(each: SweepRunPrediction) -> list[tuple[tuple[str, ...], bo
 
 
 def _prediction_cells(prediction: StepPrediction) -> tuple[str, str, str]:
-    return _milliseconds(prediction.step_s), number(prediction.samples_s), prediction.limit.value
+    return _milliseconds(prediction.step_s), format_number(prediction.samples_s), prediction.limit.value
 
 
 def _assumed(prediction: StepPrediction) -> str:
@@ -236,4 +238,4 @@ def _assumed(prediction: StepPrediction) -> str:
 
 
 def _milliseconds(seconds: float | None) -> str:
-    return NOTHING if seconds is None else number(1000 * seconds)
+    return EMPTY_CELL if seconds is None else format_number(1000 * seconds)

@@ -22,26 +22,26 @@ from hpcbench.cli.arguments import (
 from hpcbench.runs.results_folder import ResultsFolder
 
 if TYPE_CHECKING:
+    from hpcbench.analysis.result_columns import ReportRow
     from hpcbench.audit.audit_findings import Finding
-    from hpcbench.report.cells import Row
-    from hpcbench.report.collect import Collected
+    from hpcbench.report.collection import CollectedReport
 
 
 def show_ranking(results: ResultsFolder) -> None:
     """Print the ranked table: that of the report, where nothing has happened since it was written."""
     if report_is_current(results):
-        from hpcbench.report.findings import read_findings
-        from hpcbench.report.terminal import read_ranking
+        from hpcbench.cli.ranking_output import read_ranking
+        from hpcbench.report.findings_report import read_findings
 
         found = read_findings(results.report / "findings.csv")
         _print_summary(results.report, read_ranking(results.report / "ranking.csv"), found)
     else:
-        from hpcbench.report.collect import collect
+        from hpcbench.report.collection import collect_results
 
-        show_collected(collect([results.path]))
+        show_collected(collect_results([results.path]))
 
 
-def show_collected(collected: Collected) -> None:
+def show_collected(collected: CollectedReport) -> None:
     """Print what a collection found, and what it could not read."""
     from hpcbench.analysis.result_rows import plain_rows
 
@@ -50,11 +50,10 @@ def show_collected(collected: Collected) -> None:
     _print_summary(collected.report, plain_rows(collected.ranking), collected.findings)
 
 
-def _print_summary(report: Path, rows: Sequence[Row], findings: Sequence[Finding]) -> None:
+def _print_summary(report: Path, rows: Sequence[ReportRow], findings: Sequence[Finding]) -> None:
     from hpcbench.audit.audit_findings import Severity
+    from hpcbench.cli.ranking_output import print_findings, print_ranking
     from hpcbench.cli.terminal_tables import console
-    from hpcbench.report.findings import print_findings
-    from hpcbench.report.terminal import print_ranking
 
     print_ranking(rows, console())
     print_findings(findings, console(), only=Severity.ERROR)
@@ -109,9 +108,9 @@ def add_collect(verbs: Verbs) -> None:
 
 
 def _collect(given: argparse.Namespace) -> int:
-    from hpcbench.report.collect import collect
+    from hpcbench.report.collection import collect_results
 
-    collected = collect(
+    collected = collect_results(
         given.results, rank_by=given.rank_by, lang=given.lang, target_pct=given.target_acc,
         cost_per_device_hour=given.cost_per_gpu_hour, pictures=not given.no_pictures,
     )  # fmt: skip
@@ -144,8 +143,9 @@ def add_audit(verbs: Verbs) -> None:
 
 def _audit(given: argparse.Namespace) -> int:
     from hpcbench.audit.tables.foreign_table import StatedFacts
+    from hpcbench.cli.audit_output import run_audit_command
     from hpcbench.cli.terminal_tables import console
-    from hpcbench.report.audit import audit, column_choices
+    from hpcbench.report.results_audit import column_choices
 
     stated = StatedFacts(
         samples_per_epoch=given.samples_per_epoch,
@@ -154,7 +154,7 @@ def _audit(given: argparse.Namespace) -> int:
         ranks=given.ranks,
         columns=column_choices(given.column),
     )
-    return audit(given.target, stated, as_json=given.json, console=console())
+    return run_audit_command(given.target, stated, as_json=given.json, console=console())
 
 
 def add_compare(verbs: Verbs) -> None:
@@ -174,8 +174,8 @@ def add_compare(verbs: Verbs) -> None:
 
 def _compare(given: argparse.Namespace) -> int:
     from hpcbench.analysis.result_comparison import compare_results
+    from hpcbench.cli.audit_output import comparison_json, comparison_markdown, print_comparison
     from hpcbench.cli.terminal_tables import console
-    from hpcbench.report.compare import comparison_json, comparison_markdown, print_comparison
 
     compared = compare_results(given.old, given.new, tolerance_pct=given.tolerance)
     if given.json:

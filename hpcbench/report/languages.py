@@ -1,4 +1,4 @@
-"""The languages that a report speaks."""
+"""The languages in which a report can be written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hpcbench.report.words_zh import CHINESE
 LANGUAGES = {"en": ENGLISH, "zh": CHINESE}
 
 
-def words(lang: str) -> Words:
+def words_of_language(lang: str) -> Words:
     """Return a language's words. Raises InputError for one that is not spoken."""
     if lang not in LANGUAGES:
         raise input_error("no such language", key="--lang", found=lang, allowed=", ".join(LANGUAGES))

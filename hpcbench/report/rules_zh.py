@@ -1,4 +1,4 @@
-"""The audit's rules in Chinese: what is wrong, and what to do. Messages stay as the rules state them."""
+"""The audit's rules in Chinese: what is wrong, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a report says, in any language. Keys of columns stay as they are in `ranking.csv`."""
+"""What a report says, in any language: the type of a language's texts.
+
+Keys of columns are those of `ranking.csv`.
+"""
 
 from __future__ import annotations
 

@@ -1,9 +1,58 @@
-"""The report in English."""
+"""The texts of a report in English."""
 
 from __future__ import annotations
 
 from hpcbench.report.words import Words
-from hpcbench.report.words_limits import LIMITS_EN
+
+LIMITS_EN = {
+    "title": "Limits",
+    "note": "Predicted from what this node can do at most, each part measured alone: computing, loading, "
+    "sending (docs/ceilings.md). A star marks a prediction for which a ceiling was carried over from "
+    "another batch or another number of ranks. MFU is counted FLOP over the measured rate of matrix "
+    "products.",
+    "predicted": "predicted {unit}/s",
+    "of_predicted": "% of predicted",
+    "said": "what that says",
+    "limit_compute": "compute",
+    "limit_input": "input",
+    "limit_link": "link",
+    "limit_memory": "memory",
+    "limit_latency": "latency",
+    "limit_evaluation": "evaluation",
+    "binds_compute": "computing takes most of a step",
+    "binds_input": "the loader binds",
+    "binds_link": "moving gradients and parameters takes most of a step",
+    "binds_memory": "memory is full",
+    "binds_latency": "starting operations and messages takes most of a step, not their size",
+    "binds_evaluation": "evaluation takes longer than training",
+    "reached": "{pct} % of the {predicted} {unit}/s that its ceilings predict; {binds}",
+    "excess": "; beyond the prediction a step spends {ms} ms on {what}",
+    "data_wait": "waiting for data",
+    "work": "computing and exchanging",
+    "other": "what no phase names",
+    "unpredicted": "not predicted ({missing}); {binds}",
+    "unmeasured": "no throughput was measured; {binds}",
+    "errors": "How far predictions are off",
+    "runs": "runs",
+    "median_error": "median error of the step time",
+    "largest_error": "largest",
+    "links": "Links",
+    "link": "link",
+    "alpha": "latency µs",
+    "algbw": "algbw GB/s",
+    "busbw": "busbw GB/s",
+    "ranges": "lines",
+    "tail": "mean/quartile",
+    "left_out": "error at left-out sizes",
+    "repeatability": "repeatability",
+    "axis_reached": "Measured throughput (% of predicted)",
+    "of_compute": "% of the compute ceiling alone",
+    "of_input": "% of the input ceiling alone",
+    "extrapolated": "extrapolated",
+    "axis_measured": "Measured step (ms)",
+    "axis_predicted": "Predicted step (ms); grey: within {pct} %",
+}
+
 
 ENGLISH = Words(
     html_lang="en",

@@ -1,10 +1,57 @@
-"""The report in Chinese, the language of the studies."""
+"""The texts of a report in Chinese."""
 
 from __future__ import annotations
 
 from hpcbench.report.rules_zh import RULES_ZH
 from hpcbench.report.words import Words
-from hpcbench.report.words_limits import LIMITS_ZH
+
+LIMITS_ZH = {
+    "title": "极限",
+    "note": "由本节点的上限预测,计算、加载、通信各自单独测得(docs/ceilings.md)。带星号的预测中有上限是从"
+    "其他批大小或其他进程数推算的。MFU 是计数的浮点运算与实测矩阵乘速率之比。",
+    "predicted": "预测 {unit}/s",
+    "of_predicted": "达到预测 %",
+    "said": "说明",
+    "limit_compute": "计算",
+    "limit_input": "输入",
+    "limit_link": "链路",
+    "limit_memory": "内存",
+    "limit_latency": "延迟",
+    "limit_evaluation": "验证",
+    "binds_compute": "一步的大部分时间用于计算",
+    "binds_input": "受限于加载",
+    "binds_link": "一步的大部分时间用于传输梯度和参数",
+    "binds_memory": "内存已满",
+    "binds_latency": "一步的大部分时间用于启动运算和消息,与其大小无关",
+    "binds_evaluation": "验证比训练耗时更长",
+    "reached": "达到上限预测的 {predicted} {unit}/s 的 {pct} %;{binds}",
+    "excess": ";超出预测的部分:每步 {ms} ms 用于{what}",
+    "data_wait": "等待数据",
+    "work": "计算和通信",
+    "other": "没有阶段名目的事",
+    "unpredicted": "无法预测({missing});{binds}",
+    "unmeasured": "没有测得吞吐量;{binds}",
+    "errors": "预测的误差",
+    "runs": "运行数",
+    "median_error": "每步用时误差的中位数",
+    "largest_error": "最大误差",
+    "links": "链路",
+    "link": "链路",
+    "alpha": "延迟 µs",
+    "algbw": "algbw GB/s",
+    "busbw": "busbw GB/s",
+    "ranges": "分段数",
+    "tail": "均值/四分位数",
+    "left_out": "未参与拟合的大小上的误差",
+    "repeatability": "重复性",
+    "axis_reached": "实测吞吐量(预测的 %)",
+    "of_compute": "占计算上限的 %",
+    "of_input": "占输入上限的 %",
+    "extrapolated": "推算",
+    "axis_measured": "实测每步用时(ms)",
+    "axis_predicted": "预测每步用时(ms);灰色:误差在 {pct} % 以内",
+}
+
 
 CHINESE = Words(
     html_lang="zh-CN",

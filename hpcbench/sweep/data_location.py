@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hpcbench.errors import input_error
 from hpcbench.sweep.catalog_entries import Catalog
 
-if TYPE_CHECKING:  # ranks import this module, also in images without the parser of sweep files
+if TYPE_CHECKING:
     from hpcbench.sweep.sweep_sections import SweepFile
 
 ROOT_VARIABLE = "HPCBENCH_DATA"

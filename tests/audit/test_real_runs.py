@@ -15,11 +15,11 @@ from hpcbench import cli
 from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.audit.audit_findings import Finding, Severity
 from hpcbench.catalog import CATALOG
+from hpcbench.cli.ranking_output import print_ranking
 from hpcbench.errors import InputError
-from hpcbench.report.audit import audit_results
-from hpcbench.report.collect import collect
-from hpcbench.report.findings import read_findings
-from hpcbench.report.terminal import print_ranking
+from hpcbench.report.collection import collect_results
+from hpcbench.report.findings_report import read_findings
+from hpcbench.report.results_audit import audit_results
 from hpcbench.sweep.sweep_loading import load_sweep
 from tests.audit.judging import codes, errors
 
@@ -82,7 +82,7 @@ def test_mistakes_are_blamed_for_nothing_else(found: list[Finding]) -> None:
 
 def test_the_collector_gives_no_rank_and_says_so(mistakes: Path) -> None:
     """Rows with an error of run scope keep their number and are marked; findings stand below the table."""
-    collected = collect([mistakes])
+    collected = collect_results([mistakes])
     frame = collected.ranking.set_index("experiment")
     assert frame["rank"].isna().all()  # teaching is never ranked
     assert set(frame.index[frame["trusted"] == "no"]) == {
@@ -116,7 +116,7 @@ def test_every_strategy_is_honest(honest: Path) -> None:
 
 def test_honest_rows_are_ranked_and_trusted(honest: Path) -> None:
     """After an audit without errors every finished row is trusted, and ranks are given."""
-    frame = collect([honest]).ranking
+    frame = collect_results([honest]).ranking
     assert set(frame["trusted"]) == {"yes"}
     assert pd.notna(frame["rank"]).all()
 

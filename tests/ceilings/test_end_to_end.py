@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from hpcbench.ceilings.step_prediction import LimitingResource
-from hpcbench.report.audit import audit_results
-from hpcbench.report.collect import collect
+from hpcbench.report.collection import collect_results
+from hpcbench.report.results_audit import audit_results
 from tests.audit.judging import errors
 from tests.ceilings.test_probe import write_sweep
 from tests.cluster.helpers import Lab, eventually
@@ -39,7 +39,7 @@ def test_a_sweep_is_held_against_what_its_node_can_do(lab: Lab) -> None:
         _, told = submitted.communicate(timeout=240)
     assert submitted.returncode == 0, told
     results = lab.results().path
-    report = collect([results], pictures=False).report
+    report = collect_results([results], pictures=False).report
     told = rows_of(report / "ceilings.csv")
     assert set(told) == {"single_gpu", "ddp", "collective"}
     for row in told.values():

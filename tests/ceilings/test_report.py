@@ -18,13 +18,13 @@ from hpcbench.analysis.limit_analysis import MeasuredVsPredicted, compare_with_p
 from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.analysis.results_loading import LoadedResults, load_results
 from hpcbench.ceilings.step_prediction import LimitingResource, MissingCeiling, StepPrediction
-from hpcbench.report.collect import collect
-from hpcbench.report.languages import words
-from hpcbench.report.limits import limit_tables, sentence
-from hpcbench.report.plots.limits import draw_limits
-from hpcbench.report.plots.prediction import draw_prediction
-from hpcbench.report.plots.scene import Scene, scenes
-from hpcbench.report.plots.style import style
+from hpcbench.report.collection import collect_results
+from hpcbench.report.languages import words_of_language
+from hpcbench.report.limit_tables import limit_sentence, limit_tables
+from hpcbench.report.plots.ceiling_plot import draw_limits
+from hpcbench.report.plots.plot_style import drawing_style
+from hpcbench.report.plots.prediction_plot import draw_prediction
+from hpcbench.report.scenes import Scene, build_scenes
 from hpcbench.report.words_en import ENGLISH
 from hpcbench.runs.events import Epoch, Event, ExchangeAblation, Steps
 from tests.audit.written import alone, changing, run, write
@@ -66,19 +66,19 @@ def test_a_run_without_a_ceiling_says_which_is_missing(loaded: LoadedResults) ->
     """Nothing is guessed for it."""
     found = compare_with_predictions(loaded)["fp64"]
     assert isinstance(found.predicted, MissingCeiling) and found.of_predicted is None and found.limit is None
-    assert "no compute ceiling of smallconv on digits at fp64" in sentence(found, "img", ENGLISH)
+    assert "no compute ceiling of smallconv on digits at fp64" in limit_sentence(found, "img", ENGLISH)
 
 
 def test_a_sentence_says_how_far_what_binds_and_where_the_rest_goes(loaded: LoadedResults) -> None:
     """A run at its limit has nothing to explain; one that is far from it has."""
     found = compare_with_predictions(loaded)
-    near, far = (sentence(found[name], "img", ENGLISH) for name in ("ddp", "collective"))
+    near, far = (limit_sentence(found[name], "img", ENGLISH) for name in ("ddp", "collective"))
     assert near.startswith(
         "96 % of the 5,799 img/s that its ceilings predict; computing takes most of a step"
     )
     assert "beyond" not in near
     assert "39 % of" in far and "ms on computing and exchanging." in far
-    assert sentence(found["ddp"], "img", words("zh")).endswith("。")
+    assert limit_sentence(found["ddp"], "img", words_of_language("zh")).endswith("。")
 
 
 def test_evaluation_binds_where_it_takes_longer_than_training(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_no_more_than_everything_is_hidden_and_no_less_than_nothing(tmp_path: Pa
 
 def test_the_report_has_limits(results: Path) -> None:
     """A column of the ranking, a table with sentences, the links with their errors, a file, and pictures."""
-    report = collect([results]).report
+    report = collect_results([results]).report
     frame = pd.read_csv(report / "ranking.csv").set_index("experiment")
     assert frame.loc["ddp", "limit"] == "compute" and pd.isna(frame.loc["fp64", "limit"])
     text = (report / "report.md").read_text()
@@ -149,7 +149,7 @@ def test_the_report_has_limits(results: Path) -> None:
 def test_without_ceilings_a_report_is_as_it_was(tmp_path: Path) -> None:
     """No section, no columns, no limit."""
     write(tmp_path / "r", run("ddp"))
-    collected = collect([tmp_path / "r"], pictures=False)
+    collected = collect_results([tmp_path / "r"], pictures=False)
     assert collected.ranking["limit"].isna().all()
     text = (collected.report / "report.md").read_text()
     assert "## Limits" not in text and "% of predicted" not in text
@@ -162,7 +162,7 @@ def scene_of(loaded: LoadedResults) -> Scene:
     rows = plain_rows(rank_runs(loaded.runs).frame)
     return next(
         s
-        for s in scenes(loaded, rows, (), ENGLISH, compare_with_predictions(loaded))
+        for s in build_scenes(loaded, rows, (), ENGLISH, compare_with_predictions(loaded))
         if s.title.endswith("gb64")
     )
 
@@ -178,7 +178,7 @@ def lines(figure: Figure, panel: int) -> list[tuple[str, list[float]]]:
 
 def test_an_extrapolation_is_drawn_as_one(loaded: LoadedResults) -> None:
     """From two ranks, which were measured, to four, which were not: dashed."""
-    with style():
+    with drawing_style():
         drawn = draw_prediction(scene_of(loaded))
     assert drawn is not None
     assert ("--", [2.0, 4.0]) in lines(drawn, 1) and not any(look == "-" for look, _ in lines(drawn, 1))
@@ -192,7 +192,7 @@ def test_where_everything_was_measured_the_line_is_solid(results: Path, tmp_path
     ]  # fmt: skip
     ceilings.write(tmp_path / "r" / "ceilings" / "n1.jsonl", [*ceilings.node(), *more])
     write(tmp_path / "r", run("ddp"))
-    with style():
+    with drawing_style():
         drawn = draw_prediction(scene_of(load_results([tmp_path / "r"])))
     assert drawn is not None and ("-", [2.0, 4.0]) in lines(drawn, 1)
 
@@ -206,7 +206,7 @@ def test_nothing_is_drawn_of_what_was_not_predicted(loaded: LoadedResults) -> No
 def test_bars_end_at_what_was_reached(loaded: LoadedResults) -> None:
     """In per cent of the prediction, one bar a run that was predicted."""
     scene = scene_of(loaded)
-    with style():
+    with drawing_style():
         drawn = draw_limits(scene)
     assert drawn is not None
     ends = sorted(round(bar.get_width(), 6) for bar in drawn.axes[0].patches)  # type: ignore[attr-defined]

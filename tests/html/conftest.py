@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.report.collect import collect
+from hpcbench.report.collection import collect_results
 from tests.report.records import Story, Sweep, single, spec
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
@@ -80,7 +80,7 @@ def browser() -> Iterator[sync_api.Browser]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the page of a report."""
     sweep = make_sweep(tmp_path_factory.mktemp("results") / "sweep")
-    return collect([sweep.folder.path]).report / "report.html"
+    return collect_results([sweep.folder.path]).report / "report.html"
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hpcbench.analysis.digest_reading import dump_cache
 from hpcbench.analysis.results_loading import load_results
 from hpcbench.analysis.run_digest import digest_from_json, digest_to_json, read_digest
 from hpcbench.analysis.step_tables import StoredSteps
-from hpcbench.report.collect import collect
+from hpcbench.report.collection import collect_results
 from hpcbench.runs.results_folder import RunFolder
 from tests.audit import written
 from tests.report.records import Story, Sweep, single, spec
@@ -49,7 +49,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def contents(sweep: Sweep) -> dict[str, bytes]:
     """Return the report, as it is after a collect, without the cache."""
-    report = collect([sweep.folder.path], pictures=False).report
+    report = collect_results([sweep.folder.path], pictures=False).report
     files = (path for path in report.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {str(path.relative_to(report)): path.read_bytes() for path in files}
 
@@ -140,8 +140,8 @@ def test_a_lost_part_of_the_steps_is_read_again(sweep: Sweep, read: list[str]) -
 def test_steps_are_the_same_from_parts_as_from_records(sweep: Sweep) -> None:
     """Pictures drawn from an earlier report's steps are those drawn from the records."""
     fresh = load_results([sweep.folder.path]).steps
-    collect([sweep.folder.path], pictures=False)
-    collected = collect([sweep.folder.path], pictures=True)
+    collect_results([sweep.folder.path], pictures=False)
+    collected = collect_results([sweep.folder.path], pictures=True)
     stored = pd.read_parquet(collected.report / "steps.parquet").sort_values(["experiment", "repeat", "step"])
     for column in ("epoch", "step", "loss", "acc_pct"):
         assert stored[column].tolist() == fresh[column].tolist()

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from hpcbench.errors import InputError
-from hpcbench.report.collect import Collected, collect
+from hpcbench.report.collection import CollectedReport, collect_results
 from hpcbench.runs import record_reader
 from hpcbench.runs.events import SCHEMA
 from tests.report.records import Story, Sweep, single, spec
@@ -49,14 +49,14 @@ def names_of_pictures(report: Path) -> set[str]:
     return {path.name for path in (report / "plots").glob("*")}
 
 
-def page(collected: Collected) -> str:
+def page(collected: CollectedReport) -> str:
     """Return the text of the report."""
     return (collected.report / "report.md").read_text()
 
 
 def test_a_report_is_whole_and_says_what_comes_first(two: Sweep) -> None:
     """All files are there, every picture as PNG and SVG, and the first sentence is the answer."""
-    collected = collect([two.folder.path])
+    collected = collect_results([two.folder.path])
     assert collected.report == two.folder.report
     files = {path.name for path in collected.report.iterdir() if not path.name.startswith(".")}
     assert files == {
@@ -80,7 +80,7 @@ def test_the_same_records_give_the_same_bytes(two: Sweep) -> None:
     """Collecting again changes no byte of any table or picture."""
 
     def contents() -> dict[str, bytes]:
-        report = collect([two.folder.path]).report
+        report = collect_results([two.folder.path]).report
         return {str(p): p.read_bytes() for p in report.rglob("*") if p.is_file()}
 
     assert contents() == contents()
@@ -88,7 +88,7 @@ def test_the_same_records_give_the_same_bytes(two: Sweep) -> None:
 
 def test_results_without_a_run_give_a_report_that_says_so(sweep: Sweep) -> None:
     """Collecting before the first run has started works and draws nothing."""
-    collected = collect([sweep.folder.path])
+    collected = collect_results([sweep.folder.path])
     assert len(collected.ranking) == 0
     assert "No run has left records yet" in page(collected)
     assert names_of_pictures(collected.report) == set()
@@ -98,7 +98,7 @@ def test_only_failed_runs_give_a_table_without_ranks_or_pictures(sweep: Sweep) -
     """Failures are rows with their reason, counted unless they are a limit; nothing empty is drawn."""
     sweep.run(spec("broken")).fail(reason="RuntimeError: 1 < 2 | *boom*")
     sweep.run(spec("oom", cache="memory")).fail(limit="memory")
-    collected = collect([sweep.folder.path])
+    collected = collect_results([sweep.folder.path])
     assert collected.failed == 1
     assert collected.ranking["rank"].isna().all()
     assert collected.ranking["limit"].tolist() == ["failed", "memory"]
@@ -112,7 +112,7 @@ def test_one_repeat_has_no_interval_and_the_report_says_what_is_missing(sweep: S
     """One repeat each is drawn and tabled, and no first place is claimed."""
     sweep.repeats(single(), Story(step_s=0.01), count=1)
     sweep.repeats(spec(), Story(step_s=0.1), count=1)
-    collected = collect([sweep.folder.path])
+    collected = collect_results([sweep.folder.path])
     assert "No single first place" in page(collected)
     assert "Fewer than 3 repeats" in page(collected)
     assert len(names_of_pictures(collected.report)) == 2 * (len(PICTURES) + 1)
@@ -123,7 +123,7 @@ def test_a_broken_run_is_listed_and_the_rest_is_ranked(two: Sweep) -> None:
     file = two.folder.run("ddp_gloo", 1).events(1, 0)
     lines = file.read_text().splitlines()
     file.write_text("\n".join([lines[0], "garbage", *lines[1:]]) + "\n")
-    collected = collect([two.folder.path])
+    collected = collect_results([two.folder.path])
     assert collected.failed == 1
     assert collected.ranking.set_index("experiment")["repeats"].to_dict() == {"single_gpu": 3, "ddp_gloo": 2}
     assert any(f"{file}:2" in problem for problem in collected.problems)
@@ -134,14 +134,14 @@ def test_several_folders_merge_into_the_report_of_the_last(tmp_path: Path, two: 
     """All runs are in one ranking, in the last folder; the first gets no report."""
     other = Sweep(tmp_path / "other")
     other.repeats(spec("elsewhere", cache="memory"))
-    collected = collect([two.folder.path, other.folder.path])
+    collected = collect_results([two.folder.path, other.folder.path])
     assert collected.report == other.folder.report
     assert set(collected.ranking["experiment"]) == {"single_gpu", "ddp_gloo", "elsewhere"}
     assert not two.folder.report.exists()
 
 
 def _collect(path: Path) -> None:
-    collect([path])
+    collect_results([path])
 
 
 def test_two_collects_at_once_leave_one_whole_report(two: Sweep) -> None:
@@ -168,16 +168,16 @@ def test_a_report_that_cannot_be_written_is_one_message(two: Sweep, obstacle: st
     else:
         at.write_text("in the way")
     with pytest.raises(InputError, match="the report cannot be written"):
-        collect([two.folder.path])
+        collect_results([two.folder.path])
     assert not list(two.folder.path.rglob("report/**/.*.csv"))
 
 
 def test_pictures_of_an_earlier_report_go(two: Sweep) -> None:
     """A picture that the report no longer shows is not left behind."""
-    report = collect([two.folder.path]).report
+    report = collect_results([two.folder.path]).report
     (report / "plots" / "old.throughput.png").write_bytes(b"")
     before = names_of_pictures(report)
-    collect([two.folder.path])
+    collect_results([two.folder.path])
     assert names_of_pictures(report) == before - {"old.throughput.png"}
 
 
@@ -185,7 +185,7 @@ def test_names_are_text_wherever_they_stand(sweep: Sweep) -> None:
     """HTML, formulas and Markdown in a name are shown as they are and do nothing."""
     name = "_<b onclick=x>$a_1$ & `|*x*[y](z)_"
     sweep.repeats(spec(name), count=1)
-    collected = collect([sweep.folder.path])
+    collected = collect_results([sweep.folder.path])
     for file in ("report.md", "ranking.md"):
         text = (collected.report / file).read_text()
         assert "<b" not in text
@@ -201,13 +201,13 @@ def test_groups_are_drawn_from_the_sweep_and_a_broken_sweep_is_told(two: Sweep) 
         "groups:\n- {id: G1, title: 'A & B', factor: strategy, runs: [ddp_gloo, single_gpu]}\n"
         "- {id: G2, title: none, factor: [backend], runs: [absent]}\n"
     )
-    collected = collect([two.folder.path])
+    collected = collect_results([two.folder.path])
     assert {name for name in names_of_pictures(collected.report) if name.startswith("G")} == {
         f"G1.{picture}.{ending}" for picture in PICTURES for ending in ("png", "svg")
     }
     assert "- G2: none: Loss, accuracy" in page(collected)
     two.folder.sweep.write_text("groups: [nonsense]")
-    again = collect([two.folder.path])
+    again = collect_results([two.folder.path])
     assert "groups of this sweep cannot be read" in again.problems[0]
     assert len(again.ranking) == 2
 
@@ -215,16 +215,16 @@ def test_groups_are_drawn_from_the_sweep_and_a_broken_sweep_is_told(two: Sweep) 
 def test_the_report_speaks_chinese_and_refuses_other_languages(two: Sweep) -> None:
     """`zh` changes the sentences, not the figures; another language is refused before anything is written."""
     with pytest.raises(InputError, match="en, zh"):
-        collect([two.folder.path], lang="fr")
+        collect_results([two.folder.path], lang="fr")
     assert not two.folder.report.exists()
-    collected = collect([two.folder.path], lang="zh")
+    collected = collect_results([two.folder.path], lang="zh")
     assert "排名第一" in page(collected)
 
 
 def test_an_unknown_column_is_refused_before_anything_is_written(two: Sweep) -> None:
     """The message names the columns that can rank."""
     with pytest.raises(InputError, match="throughput_samples_s"):
-        collect([two.folder.path], rank_by="speed")
+        collect_results([two.folder.path], rank_by="speed")
     assert not two.folder.report.exists()
 
 
@@ -232,7 +232,7 @@ def test_a_sweep_that_still_runs_is_collected_as_far_as_it_is(two: Sweep) -> Non
     """Runs that have not finished are listed, take no rank, and are no failures."""
     run = two.run(replace(spec("late", cache="memory"), epochs=3))
     run.attempt(1, last_epoch=2, stop_in_epoch=2)
-    collected = collect([two.folder.path])
+    collected = collect_results([two.folder.path])
     assert collected.failed == 0
     assert "late/r0: unfinished" in page(collected)
     row = collected.ranking.set_index("experiment").loc["late"]
@@ -243,8 +243,8 @@ def test_the_same_runs_in_two_folders_count_once(tmp_path: Path, two: Sweep) -> 
     """A copy of results beside the results adds no repeats, no steps, and says which of them count."""
     copy = tmp_path / "copy"
     shutil.copytree(two.folder.path, copy)
-    alone = collect([two.folder.path], pictures=False).ranking
-    merged = collect([two.folder.path, copy], pictures=False)
+    alone = collect_results([two.folder.path], pictures=False).ranking
+    merged = collect_results([two.folder.path, copy], pictures=False)
     assert merged.ranking["repeats"].tolist() == [3, 3]
     pd.testing.assert_frame_equal(merged.ranking, alone)
     assert sum("found twice" in problem for problem in merged.problems) == 6
@@ -263,15 +263,15 @@ def test_two_schema_versions_in_one_sweep_are_ranked_together(
         file.write_text(text.replace(f'"schema":{SCHEMA}', f'"schema":{version}'))
         return file
 
-    before = collect([two.folder.path], pictures=False).ranking
+    before = collect_results([two.folder.path], pictures=False).ranking
     for repeat in range(3):
         stored_as(SCHEMA - 1, "single_gpu", repeat)
     monkeypatch.setitem(record_reader.UPGRADES, SCHEMA - 1, lambda line: line)
-    collected = collect([two.folder.path], pictures=False)
+    collected = collect_results([two.folder.path], pictures=False)
     pd.testing.assert_frame_equal(collected.ranking, before)
     assert collected.problems == []
     file = stored_as(SCHEMA + 1, "ddp_gloo", 2)
-    collected = collect([two.folder.path], pictures=False)
+    collected = collect_results([two.folder.path], pictures=False)
     assert collected.ranking.set_index("experiment")["repeats"].to_dict() == {"single_gpu": 3, "ddp_gloo": 2}
     (problem,) = collected.problems
     assert f"{file}:1" in problem and f"schema {SCHEMA + 1}" in problem and "Update hpcbench" in problem

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from hpcbench.report.collect import collect
+from hpcbench.report.collection import collect_results
 from hpcbench.sweep.run_spec import Resources
 from tests.report.records import Story, Sweep, single, spec
 
@@ -81,7 +81,7 @@ def test_every_number_of_the_ranking_is_what_the_records_say(tmp_path: Path) -> 
     for (name, run), step_s in zip(runs.items(), (0.010, 0.0104, 0.0103, 0.02), strict=True):
         shares = (0.1, 0.5, 0.25, 0.1, 0.05) if name == "bucketed" else (0.02, 0.7, 0.1, 0.1, 0.08)
         sweep.repeats(run, Story(step_s=step_s, noise=0.05, shares=shares, rng=rng))
-    report = collect([sweep.folder.path]).report
+    report = collect_results([sweep.folder.path]).report
     rows = {row["experiment"]: row for row in csv.DictReader((report / "ranking.csv").open())}
     assert rows.keys() == runs.keys()
 

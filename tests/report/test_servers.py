@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hpcbench.report.collect import collect
+from hpcbench.report.collection import collect_results
 from hpcbench.runs.events import RunFinished, RunStarted, Steps, Updates
 from hpcbench.runs.record_writer import EventWriter
 from tests.report.records import RunBuilder, Story, Sweep, spec
@@ -51,7 +51,7 @@ def test_an_asynchronous_run_is_as_fast_as_its_server_applies_updates(tmp_path: 
     other = WithServer(sweep, spec("sync", **synchronous), Story(rng=random.Random(2)))
     other.finish()
     other.serve()
-    report = collect([sweep.folder.path]).report
+    report = collect_results([sweep.folder.path]).report
     runs = pd.read_parquet(report / "runs.parquet").set_index("experiment")
     assert runs.loc["async", "throughput_samples_s"] == pytest.approx(320)
     assert runs.loc["sync", "throughput_samples_s"] == pytest.approx(64 / 0.02, rel=0.05)

@@ -14,32 +14,32 @@ from hpcbench.analysis.results_loading import load_results
 from hpcbench.analysis.run_history import RunHistory
 from hpcbench.audit.rule_table import ALL_RULES
 from hpcbench.reference import CIFAR100, IMAGENET, published_rows
-from hpcbench.report.collect import Collected, collect
+from hpcbench.report.collection import CollectedReport, collect_results
 from hpcbench.report.languages import LANGUAGES
-from hpcbench.report.plots import PICTURES
-from hpcbench.report.plots.fonts import chinese_font
+from hpcbench.report.plots.pictures import PICTURES
+from hpcbench.report.plots.plot_style import chinese_font
 from tests.report.records import Story, Sweep, single, spec
 
 STUDY2 = "ddp_gloo_resnet18_bs128x2_cacheFalse_ampFalse"
 
 
 @pytest.fixture(scope="module")
-def studies(tmp_path_factory: pytest.TempPathFactory) -> Collected:
+def studies(tmp_path_factory: pytest.TempPathFactory) -> CollectedReport:
     """Return a report of runs that bear names of both studies."""
     sweep = Sweep(tmp_path_factory.mktemp("results") / "sweep")
     sweep.repeats(single("baseline_ddp"), Story(step_s=0.02, rng=random.Random(1)))
     sweep.repeats(spec(STUDY2), Story(step_s=0.012, rng=random.Random(2)))
-    return collect([sweep.folder.path], pictures=False, cost_per_device_hour=3.6)
+    return collect_results([sweep.folder.path], pictures=False, cost_per_device_hour=3.6)
 
 
-def table(collected: Collected, title: str) -> list[dict[str, str]]:
+def table(collected: CollectedReport, title: str) -> list[dict[str, str]]:
     """Return a table of report.md below a title."""
     text = (collected.report / "report.md").read_text().split(f"### {title}\n\n")[1].split("\n\n")[0]
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
     return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
 
 
-def test_study_2s_seven_columns_with_what_it_published(studies: Collected) -> None:
+def test_study_2s_seven_columns_with_what_it_published(studies: CollectedReport) -> None:
     """The table has the study's columns in its order, and its figures beside the row that has its name."""
     rows = table(studies, "In the format of the CIFAR-100 study")
     assert list(rows[0])[:7] == [
@@ -52,7 +52,7 @@ def test_study_2s_seven_columns_with_what_it_published(studies: Collected) -> No
     assert rows[1]["Avg Throughput (img/s) (published)"] == "–"
 
 
-def test_study_1s_columns_and_its_table_of_losses(studies: Collected) -> None:
+def test_study_1s_columns_and_its_table_of_losses(studies: CollectedReport) -> None:
     """The row of the study's method has its published figures; losses are those of the first epoch's ends."""
     (row,) = [
         r for r in table(studies, "In the format of the ImageNet study") if r["Experiment"] == "baseline_ddp"
@@ -73,7 +73,7 @@ def test_published_tables_are_complete() -> None:
     assert (len(published_rows(CIFAR100)), len(published_rows(IMAGENET))) == (23, 3)
 
 
-def test_statistics_agree_with_scipy(studies: Collected) -> None:
+def test_statistics_agree_with_scipy(studies: CollectedReport) -> None:
     """Ratio, interval and p against the row above and the baseline are those of scipy's paired test."""
     found = pd.read_csv(studies.report / "statistics.csv").set_index("experiment")
     runs = pd.read_parquet(studies.report / "runs.parquet")
@@ -157,11 +157,11 @@ def test_a_chinese_report_is_chinese_and_without_a_font_its_pictures_are_english
     """Tables, page and verdict are Chinese, `ranking.csv` is not; without a font it says what to install."""
     sweep = Sweep(tmp_path / "sweep")
     sweep.repeats(single(), count=1)
-    monkeypatch.setattr("hpcbench.report.plots.fonts.KNOWN", ())
-    monkeypatch.setattr("hpcbench.report.plots.fonts.FILES", ())
+    monkeypatch.setattr("hpcbench.report.plots.plot_style.CHINESE_FONT_FAMILIES", ())
+    monkeypatch.setattr("hpcbench.report.plots.plot_style.CHINESE_FONT_FILES", ())
     monkeypatch.delenv("HPCBENCH_FONT", raising=False)
     assert chinese_font() is None
-    collected = collect([sweep.folder.path], lang="zh")
+    collected = collect_results([sweep.folder.path], lang="zh")
     assert any("fonts-noto-cjk" in problem and "HPCBENCH_FONT" in problem for problem in collected.problems)
     assert "名次" in (collected.report / "ranking.md").read_text()
     what, advice = LANGUAGES["zh"].rules["too-few-repeats"]
@@ -187,7 +187,7 @@ def test_chinese_pictures_have_all_their_signs(tmp_path: Path) -> None:
         "groups:\n- {id: G1, title: '单卡与多卡', factor: strategy, runs: [single_gpu, ddp_gloo]}\n",
         encoding="utf-8",
     )
-    assert collect([sweep.folder.path], lang="zh").problems == []
+    assert collect_results([sweep.folder.path], lang="zh").problems == []
 
 
 def test_a_font_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_font_that_is_none_is_refused(tmp_path: Path) -> None:
             chinese_font({"HPCBENCH_FONT": named})
 
 
-def test_steps_are_told_as_arrays_and_read_by_anybody(studies: Collected) -> None:
+def test_steps_are_told_as_arrays_and_read_by_anybody(studies: CollectedReport) -> None:
     """steps.parquet has one row a step of a repeat, with the types that its readers expect."""
     steps = pd.read_parquet(studies.report / "steps.parquet")
     assert list(steps.columns) == ["experiment", "repeat", "run_id", "epoch", "step", "loss", "acc_pct"]
@@ -214,9 +214,9 @@ def test_merged_folders_are_told_apart(tmp_path: Path) -> None:
     for date, run in (("monday", single()), ("tuesday", spec())):
         Sweep(tmp_path / date / "sweep").repeats(run, count=1)
     folders = [tmp_path / date / "sweep" for date in ("monday", "tuesday")]
-    report = collect(folders, pictures=False).report
+    report = collect_results(folders, pictures=False).report
     assert report == folders[1] / "report"
     html = (report / "report.html").read_text()
     assert '<td class="">monday/sweep</td>' in html and '<td class="">tuesday/sweep</td>' in html
-    alone = collect(folders[:1], pictures=False).report / "report.html"
+    alone = collect_results(folders[:1], pictures=False).report / "report.html"
     assert "monday/sweep" not in alone.read_text()

@@ -14,10 +14,10 @@ from rich.console import Console
 from hpcbench.analysis.ranking import rank_runs
 from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.analysis.results_loading import load_results
-from hpcbench.report.cells import number
-from hpcbench.report.files import slugs
-from hpcbench.report.tables import to_csv
-from hpcbench.report.terminal import print_ranking, read_ranking
+from hpcbench.cli.ranking_output import print_ranking, read_ranking
+from hpcbench.report.markdown_report import ranking_csv
+from hpcbench.report.report_files import distinct_slugs
+from hpcbench.report.table_cells import format_number
 from tests.report.records import Story, Sweep, single, spec
 
 LONG = "collective_gloo_resnet50_bs128x2_cacheTrue_ampTrue"  # 50 characters, as the studies' longest
@@ -48,7 +48,7 @@ def test_lines_fit_and_names_and_figures_stay_whole(frame: pd.DataFrame, width: 
     """No line is wider than the terminal, every run is one line, and nothing of it is cut."""
     lines = printed(frame, width).splitlines()
     assert max(map(len, lines)) <= width
-    throughput = number(float(frame.set_index("experiment").loc[LONG, "throughput_samples_s"]))
+    throughput = format_number(float(frame.set_index("experiment").loc[LONG, "throughput_samples_s"]))
     (row,) = [line for line in lines if LONG in line]
     assert throughput in row and "1–2" in row
 
@@ -76,7 +76,7 @@ def test_a_name_that_never_fits_loses_its_end_and_no_figure(frame: pd.DataFrame)
     """In a very narrow terminal names are shortened, numbers never."""
     lines = printed(frame, 40).splitlines()
     assert max(map(len, lines)) <= 40
-    throughput = number(float(frame["throughput_samples_s"].iloc[0]))
+    throughput = format_number(float(frame["throughput_samples_s"].iloc[0]))
     assert any(throughput in line for line in lines)
 
 
@@ -95,7 +95,7 @@ def test_a_console_without_unicode_gets_ascii(frame: pd.DataFrame) -> None:
 def test_a_stored_ranking_prints_the_same(frame: pd.DataFrame, tmp_path: Path) -> None:
     """What is read back from ranking.csv, without pandas, is what was ranked."""
     path = tmp_path / "ranking.csv"
-    path.write_text(to_csv(frame))
+    path.write_text(ranking_csv(frame))
     assert read_ranking(path) == [
         {key: value or None if isinstance(value, str) else value for key, value in row.items()}
         for row in plain_rows(frame)
@@ -122,17 +122,23 @@ def test_nothing_to_show_is_said(tmp_path: Path) -> None:
 )
 def test_numbers_keep_three_digits_and_no_more(value: float | None, text: str) -> None:
     """Three significant digits before and behind the point, whole numbers never cut."""
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 def test_slugs_differ_even_where_only_case_or_signs_do() -> None:
     """File names of different texts differ, on file systems that ignore case too."""
-    assert slugs(["a/b", "a b", "A-B", "../..", "ok.x=1"]) == ["a-b", "a-b-2", "A-B-3", "unnamed", "ok.x=1"]
+    assert distinct_slugs(["a/b", "a b", "A-B", "../..", "ok.x=1"]) == [
+        "a-b",
+        "a-b-2",
+        "A-B-3",
+        "unnamed",
+        "ok.x=1",
+    ]
 
 
 def test_a_finished_report_is_printed_without_pandas_and_scipy() -> None:
     """`submit` of what is done prints stored tables; to import what makes them would double its time."""
     heavy = ("pandas", "scipy", "pyarrow", "matplotlib")
-    code = "import sys, hpcbench.report.terminal, hpcbench.report.findings; print(*sys.modules)"
+    code = "import sys, hpcbench.cli.ranking_output, hpcbench.report.findings_report; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not set(heavy) & set(loaded.split())

@@ -1,1 +1,0 @@
-"""`report.html`: the whole answer in one file that needs no network."""

@@ -1,0 +1,179 @@
+"""Tables about limits: how far each run is from its prediction, what limits it, and the links of the
+nodes;
+
+`ceilings.csv`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+
+from hpcbench.analysis.derived_columns import limit_columns
+from hpcbench.analysis.limit_analysis import MeasuredVsPredicted
+from hpcbench.analysis.result_columns import ReportRow
+from hpcbench.ceilings.ceiling_records import LinkCeiling
+from hpcbench.ceilings.link_fit import bandwidths, fit_link
+from hpcbench.ceilings.node_ceilings import Ceilings
+from hpcbench.ceilings.step_prediction import MissingCeiling
+from hpcbench.report.study_tables import ReportTable
+from hpcbench.report.table_cells import EMPTY_CELL, format_number, sample_unit
+from hpcbench.report.words import Words
+
+EXPLAINED_BELOW = 0.9  # of the prediction: below it the sentence says where the rest goes
+CEILINGS_CSV_COLUMNS = (
+    "experiment", "limit", "step_s", "predicted_step_s", "of_predicted_pct", "throughput_samples_s",
+    "predicted_samples_s", "compute_s", "fixed_s", "skew_s", "input_s", "exchange_s", "exposed_s", "overlap",
+    "mfu_pct", "compute_ceiling_samples_s", "input_ceiling_samples_s", "extrapolated", "assumed", "left_out",
+    "missing",
+)  # fmt: skip
+
+
+def limit_tables(
+    standings: Mapping[str, MeasuredVsPredicted], ceilings: Ceilings, rows: Sequence[ReportRow], words: Words
+) -> list[ReportTable]:
+    """Return a table of limits for each class, how far predictions are off, and the links of the nodes."""
+    classes: dict[str, list[ReportRow]] = {}
+    for row in rows:
+        if row["experiment"] in standings:
+            classes.setdefault(str(row["class"]), []).append(row)
+    tables = [_class_table(label, members, standings, words) for label, members in classes.items()]
+    return [
+        each for each in (*tables, _errors_table(standings, words), _links_table(ceilings, words)) if each
+    ]
+
+
+def limit_sentence(standing: MeasuredVsPredicted, unit: str, words: Words) -> str:
+    """Say in one sentence how far a run is from its prediction, what binds, and where the rest goes."""
+    said, limit = words.limits, standing.limit
+    binds = said[f"binds_{limit}"] if limit else ""
+    if isinstance(standing.predicted, MissingCeiling):
+        return said["unpredicted"].format(missing=standing.predicted.missing, binds=binds) + words.stop
+    reached = standing.of_predicted
+    if reached is None:
+        return said["unmeasured"].format(binds=binds) + words.stop
+    told = said["reached"].format(
+        pct=f"{100 * reached:.0f}",
+        predicted=format_number(standing.predicted.samples_s),
+        unit=unit,
+        binds=binds,
+    )
+    excess = standing.excess
+    if reached < EXPLAINED_BELOW and excess:
+        told += said["excess"].format(what=said[excess[0]], ms=format_number(1000 * excess[1]))
+    return told + words.stop
+
+
+def limits_csv(standings: Mapping[str, MeasuredVsPredicted]) -> str:
+    """Return `ceilings.csv`: one line a row of the ranking that trains, with the parts of its prediction."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, CEILINGS_CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for standing in standings.values():
+        writer.writerow(_csv_row(standing))
+    return text.getvalue()
+
+
+def _csv_row(standing: MeasuredVsPredicted) -> dict[str, object]:
+    reached, told = standing.of_predicted, limit_columns(standing)
+    row: dict[str, object] = {
+        "experiment": standing.experiment, "limit": standing.limit, "step_s": standing.step_s,
+        "of_predicted_pct": None if reached is None else 100 * reached,
+        "throughput_samples_s": standing.samples_s, "mfu_pct": standing.mfu_pct,
+        "predicted_samples_s": told["predicted_samples_s"],
+        "compute_ceiling_samples_s": standing.compute_samples_s,
+        "input_ceiling_samples_s": standing.input_samples_s,
+    }  # fmt: skip
+    predicted = standing.predicted
+    if isinstance(predicted, MissingCeiling):
+        return row | {"missing": predicted.missing}
+    return row | {
+        "predicted_step_s": predicted.step_s, "compute_s": predicted.compute_s, "fixed_s": predicted.fixed_s,
+        "skew_s": predicted.skew_s,
+        "input_s": predicted.input_s, "exchange_s": predicted.exchange_s, "exposed_s": predicted.exposed_s,
+        "overlap": predicted.overlap, "extrapolated": predicted.extrapolated,
+        "assumed": "; ".join(predicted.assumed), "left_out": "; ".join(predicted.left_out),
+    }  # fmt: skip
+
+
+def _class_table(
+    label: str, rows: Sequence[ReportRow], standings: Mapping[str, MeasuredVsPredicted], words: Words
+) -> ReportTable:
+    said, unit = words.limits, sample_unit(list(rows))
+    body: list[tuple[str, ...]] = []
+    heads = (
+        words.columns["experiment"], f"{unit}/s", said["predicted"].format(unit=unit), said["of_predicted"],
+        words.columns["limit"], words.columns["mfu_pct"], said["said"],
+    )  # fmt: skip
+    for row in rows:
+        standing = standings[row["experiment"]]
+        told = limit_columns(standing)
+        mark = (
+            "*"
+            if not isinstance(standing.predicted, MissingCeiling) and standing.predicted.extrapolated
+            else ""
+        )
+        body.append((
+            row["experiment"], format_number(standing.samples_s),
+            format_number(told["predicted_samples_s"]) + mark, _percent_text(told["of_predicted_pct"]),
+            said[f"limit_{standing.limit}"] if standing.limit else EMPTY_CELL, _percent_text(told["mfu_pct"]),
+            limit_sentence(standing, unit, words),
+        ))  # fmt: skip
+    return ReportTable(label, heads, body)
+
+
+def prediction_errors(standings: Mapping[str, MeasuredVsPredicted]) -> dict[str, list[float]]:
+    """Return predicted over measured step time, less 1, of each measured run, by strategy."""
+    found: dict[str, list[float]] = {}
+    for standing in standings.values():
+        if standing.error is not None:
+            found.setdefault(standing.spec.strategy, []).append(standing.error)
+    return found
+
+
+def _errors_table(standings: Mapping[str, MeasuredVsPredicted], words: Words) -> ReportTable | None:
+    said, found = words.limits, prediction_errors(standings)
+    if not found:
+        return None
+    heads = (words.columns["strategy"], said["runs"], said["median_error"], said["largest_error"])
+    body: list[tuple[str, ...]] = [
+        (
+            strategy, str(len(errors)), f"{100 * statistics.median(map(abs, errors)):.0f} %",
+            f"{100 * max(errors, key=abs):+.0f} %",
+        )
+        for strategy, errors in sorted(found.items())
+    ]  # fmt: skip
+    return ReportTable(said["errors"], heads, body)
+
+
+def _links_table(ceilings: Ceilings, words: Words) -> ReportTable | None:
+    said = words.limits
+    body: list[tuple[str, ...]] = []
+    for record in ceilings.records:
+        link = record.ceiling
+        if not isinstance(link, LinkCeiling):
+            continue
+        fitted, largest = fit_link(link), bandwidths(link)[-1]
+        body.append((
+            f"{record.host}: {link.operation} {link.backend}", str(link.ranks),
+            format_number(1e6 * fitted.latency_s),
+            format_number(largest.algbw_bytes_s / 1e9), format_number(largest.busbw_bytes_s / 1e9),
+            str(len(fitted.lines)),
+            format_number(fitted.tail),
+            _share_text(fitted.left_out_error), _share_text(fitted.repeatability),
+        ))  # fmt: skip
+    heads = (
+        said["link"], words.columns["ranks"], said["alpha"], said["algbw"], said["busbw"], said["ranges"],
+        said["tail"], said["left_out"], said["repeatability"],
+    )  # fmt: skip
+    return ReportTable(said["links"], heads, body) if body else None
+
+
+def _percent_text(value: float | None) -> str:
+    return EMPTY_CELL if value is None else f"{value:.1f}"
+
+
+def _share_text(value: float | None) -> str:
+    return EMPTY_CELL if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,63 @@
+"""Communication overhead: the part of a step that is exposed exchange; push and pull of a parameter server
+are shown separately.
+"""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from hpcbench.analysis.result_columns import PHASES, ReportRow
+from hpcbench.report.plots.plot_bars import BarPart, stacked_bars
+from hpcbench.report.plots.plot_style import ORANGE, PURPLE, VERMILION
+from hpcbench.report.scenes import Scene
+
+SMALLEST_SHOWN_SHARE = (
+    0.005  # of a step; a phase that only looks whether there is something to exchange takes less
+)
+
+
+def draw_communication(scene: Scene) -> Figure | None:
+    """Draw the time of a step, mean over counted steps, ranks and repeats; None where no exchange was seen.
+
+    Exposed is what an ablation found, else what stands after the backward pass (MEASURING rule 7). What
+    overlaps with that pass is inside the rest: no phase timer can see it.
+    """
+    told = {row["experiment"]: _step_parts_ms(scene, row) for row in scene.rows}
+    lengths = {name: parts for name, parts in told.items() if parts}
+    if not any(
+        sum(parts.values()) - parts["rest"] > SMALLEST_SHOWN_SHARE * sum(parts.values())
+        for parts in lengths.values()
+    ):
+        return None
+    words = scene.words.labels
+    parts = {
+        "exchange": BarPart(words["exposed_exchange"], VERMILION),
+        "push": BarPart(words["push"], ORANGE),
+        "pull": BarPart(words["pull"], PURPLE),
+        "rest": BarPart(words["rest_of_step"], "#D0D0D0"),
+    }
+    return stacked_bars(
+        f"{scene.words.captions['communication']} – {scene.title}",
+        list(lengths), parts, list(lengths.values()), f"{words['per_step_ms']}\n{words['hidden_exchange']}",
+        unit=" ms",
+    )  # fmt: skip
+
+
+def _step_parts_ms(scene: Scene, row: ReportRow) -> dict[str, float]:
+    """Return the parts of a step in ms; {} where no step counts."""
+    runs = scene.of(row, scene.runs)
+    steps = float(runs["counted_steps"].sum())
+    if not steps:
+        return {}
+    told = ["exchange_s", "push_s", "pull_s"]
+    exchange, push, pull = (1000 * float(runs[name].fillna(0).sum()) / steps for name in told)
+    whole = sum(1000 * float(runs[f"{phase}_s"].sum()) / steps for phase in PHASES)
+    exposed = runs["exposed_comm_pct"].dropna()
+    if len(exposed) and not push + pull:
+        exchange = whole * float(exposed.mean()) / 100
+    return {
+        "exchange": max(0.0, exchange - push - pull),
+        "push": push,
+        "pull": pull,
+        "rest": whole - exchange,
+    }

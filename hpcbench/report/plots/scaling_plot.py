@@ -1,0 +1,67 @@
+"""Speed-up over devices, against the ideal line."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from matplotlib.figure import Figure
+
+from hpcbench.analysis.result_columns import ReportRow
+from hpcbench.report.plots.plot_style import COLOURS, GREY, PLOT_IN, name_legend, names_width_in, new_figure
+from hpcbench.report.scenes import Scene
+
+SCALING_MARKERS = "osD^vPX"
+
+
+def draw_scaling(scene: Scene) -> Figure | None:
+    """Draw a line for each way of training; None where no run on several devices has a reference on one."""
+    rows = [row for row in scene.rows if row.get("speed_up") is not None]
+    if not any(row["devices"] > 1 for row in rows):
+        return None
+    lines = _scaling_lines(rows)
+    names = [name for name, _ in lines]
+    drawn = new_figure(
+        PLOT_IN + names_width_in(names) + 0.8, 4.4, f"{scene.words.captions['scaling']} – {scene.title}"
+    )
+    axes = drawn.add_subplot()
+    most = max(row["devices"] for row in rows)
+    (ideal,) = axes.plot([1, most], [1, most], color=GREY, linestyle="--", linewidth=1)
+    handles = []
+    for place, (_, members) in enumerate(lines):
+        x, y = [row["devices"] for row in members], [row["speed_up"] for row in members]
+        colour, marker = (
+            COLOURS[place % len(COLOURS)],
+            SCALING_MARKERS[(place + place // len(COLOURS)) % len(SCALING_MARKERS)],
+        )
+        (line,) = axes.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1.4)
+        handles.append(line)
+    axes.set_xlabel(scene.words.labels["devices"])
+    axes.set_ylabel(scene.words.labels["speed_up"])
+    axes.set_xticks(sorted({1, *(row["devices"] for row in rows)}))
+    axes.set_xlim(0.8, most + 0.2)
+    axes.set_ylim(0, max(most, *(row["speed_up"] for row in rows)) * 1.06)
+    axes.grid(color="0.92")
+    name_legend(axes, [ideal, *handles], [scene.words.labels["ideal"], *names])
+    return drawn
+
+
+def _scaling_lines(rows: list[ReportRow]) -> list[tuple[str, list[ReportRow]]]:
+    """Return the rows that differ in their devices only, as lines; what stands alone is a line of its own."""
+    alike: dict[tuple[object, ...], list[ReportRow]] = defaultdict(list)
+    for row in rows:
+        what = ("strategy", "backend", "model", "precision", "cache", "scaling")
+        key = tuple(row[name] for name in what) if row["devices"] > 1 else (row["experiment"],)
+        alike[key].append(row)
+    lines = []
+    for members in alike.values():
+        members.sort(key=lambda row: row["devices"])
+        several = len({row["devices"] for row in members}) == len(members) > 1
+        for line in [members] if several else [[row] for row in members]:
+            first = line[0]
+            name = (
+                first["experiment"]
+                if len(line) == 1
+                else " ".join(filter(None, (first["strategy"], first["backend"])))
+            )
+            lines.append((name, line))
+    return lines

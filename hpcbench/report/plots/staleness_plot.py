@@ -1,0 +1,50 @@
+"""How many updates old gradients were when a server applied them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from hpcbench.analysis.result_columns import ReportRow
+from hpcbench.report.plots.plot_style import BLUE, PLOT_IN, new_figure, shorten_name
+from hpcbench.report.scenes import Scene
+
+HISTOGRAM_IN = 2.1
+FEWEST_BINS = 5  # on the axis: 0 alone would be a wall
+
+
+def draw_staleness(scene: Scene) -> Figure | None:
+    """Draw a histogram for each run whose servers recorded it, on common axes."""
+    rows = scene.with_values(scene.runs, "staleness")
+    if not rows:
+        return None
+    drawn = new_figure(
+        PLOT_IN + 1, 0.9 + HISTOGRAM_IN * len(rows), f"{scene.words.captions['staleness']} – {scene.title}"
+    )
+    grid = drawn.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)
+    told = [_staleness_counts(scene, row) for row in rows]
+    grid[0, 0].set_xlim(-0.6, max(FEWEST_BINS - 1, *map(max, told)) + 0.6)
+    for axes, row, counts in zip(grid[:, 0], rows, told, strict=True):
+        whole = counts.total()
+        mean = sum(value * count for value, count in counts.items()) / whole
+        axes.bar(list(counts), [100 * count / whole for count in counts.values()], color=BLUE, width=0.8)
+        axes.set_title(
+            f"{shorten_name(row['experiment'])} – {scene.words.labels['average']} {mean:.3g}",
+            fontsize=9,
+            loc="left",
+        )
+        axes.set_ylabel(scene.words.labels["updates_pct"])
+        axes.grid(axis="y", color="0.92")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    grid[-1, 0].set_xlabel(scene.words.labels["staleness"])
+    return drawn
+
+
+def _staleness_counts(scene: Scene, row: ReportRow) -> Counter[int]:
+    counts: Counter[int] = Counter()
+    for text in scene.of(row, scene.runs)["staleness"].dropna():
+        counts.update({int(value): count for value, count in json.loads(text).items()})
+    return counts

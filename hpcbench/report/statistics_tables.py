@@ -1,0 +1,142 @@
+"""Statistics of a class or group, row by row: `statistics.csv`, and a table for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpcbench.analysis.pairwise_tests import RunPair, ValuesByBlock, compare_all_pairs
+from hpcbench.analysis.ranking import baseline_index
+from hpcbench.analysis.result_columns import FLAG, NUMBER, RANKING_MEASURES, TEXT, WHOLE, ReportRow
+from hpcbench.analysis.result_rows import typed_table
+from hpcbench.report.scenes import Scene
+from hpcbench.report.study_tables import ReportTable
+from hpcbench.report.table_cells import EMPTY_CELL, format_number
+from hpcbench.report.words import Words
+
+COMPARED_WITH = ("above", "baseline")
+STATISTICS_COLUMNS = {
+    "scene": TEXT, "experiment": TEXT, "column": TEXT, "repeats": WHOLE, "mean": NUMBER,
+    **{
+        f"{which}_{name}": kind
+        for which in COMPARED_WITH
+        for name, kind in (
+            ("experiment", TEXT), ("effect", NUMBER), ("effect_low", NUMBER), ("effect_high", NUMBER),
+            ("p_holm", NUMBER), ("supported", FLAG), ("repeats_needed", WHOLE),
+        )
+    },
+    "speed_up": NUMBER, "efficiency_pct": NUMBER, "scaling": TEXT, "time_to_acc_s": NUMBER,
+    "cost_per_epoch": NUMBER,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class SceneStatistics:
+    """The statistics of one scene; `rows` have the keys of `COLUMNS`."""
+
+    title: str
+    baseline: str
+    rows: list[ReportRow]
+
+
+def scene_statistics(scene: Scene, values: ValuesByBlock, rank_by: str) -> SceneStatistics | None:
+    """Return the statistics of the ranked rows of a scene, corrected inside it; None for fewer than two.
+
+    `values` are those of `rank_by`, by run name and block.
+    An effect is a ratio where the column is compared by ratio, else a difference.
+    """
+    measure = RANKING_MEASURES[rank_by]
+    sign = -1.0 if measure.higher_is_better else 1.0
+    rows = [row for row in scene.rows if row[rank_by] is not None and row["trusted"] != "no"]
+    rows.sort(key=lambda row: (sign * row[rank_by], row["experiment"]))
+    base = baseline_index(rows)
+    if base is None or len(rows) < 2:
+        return None
+    names = [row["experiment"] for row in rows]
+    pairs = compare_all_pairs(names, values, measure)
+    found = [
+        {
+            **{name: row.get(name) for name in STATISTICS_COLUMNS},
+            "scene": scene.name, "column": rank_by, "mean": row[rank_by],
+            **(_difference_columns("above", pairs.pair(place - 1, place), row, rank_by) if place else {}),
+            **(
+                _difference_columns("baseline", pairs.pair(base, place), row, rank_by)
+                if place != base
+                else {}
+            ),
+        }
+        for place, row in enumerate(rows)
+    ]  # fmt: skip
+    return SceneStatistics(scene.title, names[base], found)
+
+
+def statistics_csv(found: Sequence[SceneStatistics]) -> str:
+    """Return `statistics.csv`."""
+    rows = [row for each in found for row in each.rows]
+    return typed_table(rows, STATISTICS_COLUMNS).to_csv(index=False, lineterminator="\n")
+
+
+def statistics_table(each: SceneStatistics, words: Words) -> ReportTable:
+    """Return the statistics as a table for people."""
+    said, titles = words.tables, words.columns
+    extras = [name for name in ("speed_up", "efficiency_pct", "time_to_acc_s", "cost_per_epoch")
+              if any(row[name] is not None for row in each.rows)]  # fmt: skip
+    heads = (
+        titles["experiment"], "n", words.measures[each.rows[0]["column"]], said["above"], said["needs"],
+        said["against_baseline"].format(baseline=each.baseline), said["needs"],
+        *(titles[name] for name in extras),
+    )  # fmt: skip
+    body = [
+        (
+            row["experiment"], str(row["repeats"]), format_number(row["mean"]),
+            _difference_text(row, "above", said), _repeats_needed_text(row, "above"),
+            _difference_text(row, "baseline", said), _repeats_needed_text(row, "baseline"),
+            *(format_number(row[name]) for name in extras),
+        )
+        for row in each.rows
+    ]  # fmt: skip
+    return ReportTable(each.title, heads, body)
+
+
+def _difference_columns(which: str, pair: RunPair, row: ReportRow, rank_by: str) -> dict[str, Any]:
+    """Return a comparison as seen from a row: above 1 (or 0), it has more of what is compared."""
+    mean, half = pair.difference.mean, pair.difference.half_interval()
+    side = 1.0 if pair.first == row["experiment"] else -1.0
+    other = pair.second if side > 0 else pair.first
+    told: dict[str, Any] = {f"{which}_experiment": other}
+    if mean is None:
+        return told
+    scale = math.exp if RANKING_MEASURES[rank_by].logarithmic else float
+    told[f"{which}_effect"] = scale(side * mean)
+    if half is not None:
+        told |= {
+            f"{which}_effect_low": scale(side * mean - half),
+            f"{which}_effect_high": scale(side * mean + half),
+        }  # fmt: skip
+    if pair.p_holm is not None:
+        told |= {
+            f"{which}_p_holm": pair.p_holm, f"{which}_supported": pair.supported,
+            f"{which}_repeats_needed": pair.repeats_needed(),
+        }  # fmt: skip
+    return told
+
+
+def _difference_text(row: ReportRow, which: str, said: dict[str, str]) -> str:
+    effect = row[f"{which}_effect"]
+    if effect is None:
+        return EMPTY_CELL
+    ratio = RANKING_MEASURES[row["column"]].logarithmic
+    low, high = row[f"{which}_effect_low"], row[f"{which}_effect_high"]
+    told = f"x {effect:.3g}" if ratio else f"{effect:+.3g}"
+    if low is not None:
+        told += f" [{low:.3g}, {high:.3g}]"
+    supported = row[f"{which}_supported"]
+    state = "untested" if supported is None else "supported" if supported else "unsupported"
+    return f"{told} {said[state]}"
+
+
+def _repeats_needed_text(row: ReportRow, which: str) -> str:
+    needed = row[f"{which}_repeats_needed"]
+    return EMPTY_CELL if needed is None else str(needed)
