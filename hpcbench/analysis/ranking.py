@@ -21,6 +21,7 @@ from hpcbench.analysis.result_rows import plain_rows, typed_table
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.analysis.statistical_tests import estimate, rank_spans
 from hpcbench.errors import input_error
+from hpcbench.strategies.strategy_registry import is_baseline
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def baseline_index(rows: Sequence[Row]) -> int | None:
     """Return the place of what others are held against: the fewest devices, `single_gpu` first."""
     return min(
         range(len(rows)),
-        key=lambda place: (rows[place]["devices"] or 0, rows[place]["strategy"] != "single_gpu", place),
+        key=lambda place: (rows[place]["devices"] or 0, not is_baseline(rows[place]["strategy"]), place),
         default=None,
     )
 

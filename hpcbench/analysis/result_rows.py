@@ -26,7 +26,7 @@ from hpcbench.analysis.run_figures import (
 )
 from hpcbench.analysis.run_history import RunHistory
 from hpcbench.analysis.step_tables import StepTable
-from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.strategies.strategy_registry import find_strategy
 from hpcbench.sweep.run_spec import RunSpec
 
 
@@ -91,8 +91,7 @@ def _lifetime(history: RunHistory) -> Row:
 
 
 def _spec_row(spec: RunSpec, labels: Mapping[str, str]) -> Row:
-    entry = STRATEGIES.get(spec.strategy)
-    trains = entry is None or not entry.torch_free
+    trains = find_strategy(spec.strategy).trains
     return {
         "strategy": spec.strategy,
         "backend": spec.backend,

@@ -17,7 +17,7 @@ from hpcbench.analysis.result_columns import PHASES
 from hpcbench.analysis.run_history import RunHistory
 from hpcbench.analysis.step_windows import RunWindows
 from hpcbench.runs.events import Epoch, Evaluation
-from hpcbench.strategies.data_parallel_entries import CollectiveOptions
+from hpcbench.strategies.strategy_registry import find_strategy
 from hpcbench.sweep.run_spec import RunSpec
 
 MEGABYTE_BYTES = 1e6  # bytes
@@ -92,7 +92,8 @@ def derive_figures(history: RunHistory, spec: RunSpec) -> RunFigures:
 
 def occupied_devices(spec: RunSpec) -> int:
     """Return the devices that a run occupies: those of its training ranks, and of servers on a GPU."""
-    servers = spec.servers if spec.strategy_options.get("server") == "gpu" else 0
+    on_gpus = find_strategy(spec.strategy).server_device(spec.strategy_options) == "gpu"
+    servers = spec.servers if on_gpus else 0
     return spec.ranks * spec.devices + servers
 
 
@@ -104,7 +105,7 @@ def throughput_samples_s(windows: RunWindows) -> float | None:
 
 def is_asynchronous_run(spec: RunSpec) -> bool:
     """Say whether a server applies gradients as they come: then its clock is the clock (MEASURING rule 3)."""
-    return spec.strategy == "ps" and spec.strategy_options.get("mode", "sync") != "sync"
+    return find_strategy(spec.strategy).is_asynchronous(spec.strategy_options)
 
 
 def applied_samples_s(history: RunHistory, epoch: int | None = None) -> float | None:
@@ -151,10 +152,7 @@ def exchange_follows_backward(spec: RunSpec) -> bool:
 
     Only then is the phase what MEASURING rule 7 calls exposed; elsewhere it takes an ablation to know.
     """
-    if spec.strategy != "collective":
-        return False
-    exchange = spec.strategy_options.get("exchange", CollectiveOptions().exchange)
-    return exchange in ("per_parameter", "bucketed")
+    return find_strategy(spec.strategy).exchange_after_backward(spec.strategy_options)
 
 
 def step_percentiles_s(windows: RunWindows) -> tuple[float | None, float | None, float | None]:

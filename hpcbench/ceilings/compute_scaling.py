@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from hpcbench.analysis.predict_traffic import Model
 from hpcbench.ceilings.ceiling_records import ComputeCeiling
+from hpcbench.sweep.catalog_entries import ModelSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class ComputeTime:
     update_s: float
     steps_s: tuple[float, ...]
     flop: float
-    model: Model
+    model: ModelSize
     assumed: tuple[str, ...] = ()
 
     @property
@@ -85,7 +85,7 @@ def compute_time(
         update_s=crowd * one.update_s,
         steps_s=tuple(crowd * scale * step for step in one.step_s),
         flop=one.flop_per_image * batch,
-        model=Model(one.parameter_bytes, one.parameter_tensors, blocks),
+        model=ModelSize(one.parameter_bytes, one.parameter_tensors, blocks),
         assumed=tuple(assumed),
     )
 

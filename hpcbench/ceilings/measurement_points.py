@@ -14,10 +14,8 @@ from hpcbench.ceilings.ceiling_records import (
     LinkCeiling,
     MatrixCeiling,
 )
+from hpcbench.strategies.strategy_registry import find_strategy
 from hpcbench.sweep.run_spec import RunSpec
-
-# Of a strategy of one process that splits each batch over its devices.
-BATCH_SPLITTING_STRATEGIES = ("dp",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +106,7 @@ def compute_points(spec: RunSpec) -> list[ComputePoint]:
     What a process cuts its batch into for several devices is measured in those pieces as well.
     """
     wanted = {(spec.batch_size, 1): None, (spec.batch_size, local_devices(spec)): None}
-    if spec.strategy in BATCH_SPLITTING_STRATEGIES and spec.batch_size >= spec.devices:
+    if find_strategy(spec.strategy).splits_batch_on_devices and spec.batch_size >= spec.devices:
         wanted[spec.batch_size // spec.devices, local_devices(spec)] = None
     return [
         ComputePoint(

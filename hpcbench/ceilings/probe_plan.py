@@ -79,7 +79,7 @@ class PlannedProbe:
 
 def has_ceilings(spec: RunSpec) -> bool:
     """Return whether there is anything to measure for a run: not where nothing is trained or compared."""
-    return not STRATEGIES[spec.strategy].torch_free and not spec.smoke
+    return STRATEGIES[spec.strategy].trains and not spec.smoke
 
 
 def plan_probes(runs: Iterable[StoredRun]) -> list[PlannedProbe]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from hpcbench.analysis.predict_traffic import TRAFFIC, Traffic, Transfer
 from hpcbench.analysis.run_figures import is_asynchronous_run
 from hpcbench.ceilings.compute_scaling import ComputeTime
 from hpcbench.ceilings.node_ceilings import Ceilings, LinkTime
-from hpcbench.strategies.whole_batch_entries import PipelineOptions
+from hpcbench.strategies.strategy_registry import find_strategy
+from hpcbench.sweep.catalog_entries import Traffic, Transfer
 from hpcbench.sweep.run_spec import RunSpec
 
 
@@ -102,13 +102,13 @@ def predict_step(
     spec: RunSpec, ceilings: Ceilings, seen: ObservedCosts | None = None
 ) -> StepPrediction | MissingCeiling:
     """Predict the step of a run."""
-    make = TRAFFIC.get(spec.strategy)
-    if make is None:
+    make_traffic = find_strategy(spec.strategy).traffic
+    if make_traffic is None:
         return MissingCeiling(f"the strategy {spec.strategy} has no formula")
     compute = ceilings.compute(spec, batch=device_batch(spec))
     if compute is None:
         return MissingCeiling(f"no compute ceiling of {spec.model} on {spec.dataset} at {spec.precision}")
-    traffic = make(spec, compute.model)
+    traffic = make_traffic(spec, compute.model)
     links: dict[str, LinkTime] = {}
     for operation in dict.fromkeys(transfer.operation for transfer in traffic.transfers):
         link = ceilings.link(spec, operation, spec.ranks)
@@ -174,7 +174,8 @@ def _combine_parts(
 
 def waits_for_slowest_rank(spec: RunSpec) -> bool:
     """Say whether every step is as long as that of the slowest rank, each of which does the same work."""
-    alone = is_asynchronous_run(spec) or spec.strategy_options.get("local_steps", 1) > 1
+    steps_alone = find_strategy(spec.strategy).steps_per_exchange(spec.strategy_options)
+    alone = is_asynchronous_run(spec) or steps_alone > 1
     return spec.ranks > 1 and spec.data_shards == spec.ranks and not alone
 
 
@@ -190,30 +191,21 @@ def _transfer_cost(transfers: tuple[Transfer, ...], links: dict[str, LinkTime]) 
 
 def device_batch(spec: RunSpec) -> int:
     """Return the samples of a step that each device has: on GPUs, dp cuts a rank's batch."""
-    split = spec.strategy == "dp" and spec.device != "cpu"
+    split = find_strategy(spec.strategy).splits_batch_on_devices and spec.device != "cpu"
     return -(-spec.batch_size // spec.devices) if split else spec.batch_size
 
 
 def _compute_work(spec: RunSpec, compute: ComputeTime, traffic: Traffic) -> tuple[float, float]:
-    """Return (what grows with the batch, what does not) of a step's own work.
-
-    A pipeline of R stages does 1/R of the work on each, and needs m + R - 1 turns for m micro-batches (Huang
-    et al. 2019, GPipe).
-    """
+    """Return (what grows with the batch, what does not) of a step's own work."""
     update_s = traffic.update_share * compute.update_s
     whole_s, fixed_s = compute.forward_backward_s, compute.fixed_s
-    if spec.strategy == "pipeline":
-        parts = PipelineOptions(**spec.strategy_options).micro_batches * spec.accumulation
-        turns = (parts + spec.ranks - 1) / parts / spec.ranks
-        # Each micro-batch launches every operation of its stage anew.
-        growing, launched = (whole_s - fixed_s) * turns, fixed_s * (parts + spec.ranks - 1) / spec.ranks
-        return growing + update_s, launched
-    return whole_s - fixed_s + update_s, fixed_s
+    growing, launched = find_strategy(spec.strategy).stage_turns(spec)
+    return (whole_s - fixed_s) * growing + update_s, fixed_s * launched
 
 
 def _host_copies(spec: RunSpec, ceilings: Ceilings, compute: ComputeTime) -> float:
     """Return the seconds in which a parameter server's data crosses between device and host, both ways."""
-    if spec.strategy != "ps" or spec.device == "cpu" or spec.backend == "nccl":
+    if not find_strategy(spec.strategy).copies_through_host(spec):
         return 0.0
     copy = ceilings.transfer(spec)
     return 2 * copy.tail * copy.seconds(compute.model.parameter_bytes) if copy else 0.0
@@ -237,7 +229,7 @@ def predict_other_ranks(
 
     Nothing for a run of one process: what it does with more devices is another strategy's matter.
     """
-    if spec.ranks < 2 or spec.strategy not in TRAFFIC:
+    if spec.ranks < 2 or find_strategy(spec.strategy).traffic is None:
         return ()
     most = LARGEST_RANK_FACTOR * spec.ranks
     doubles = {2**power for power in range(1, most.bit_length()) if 2**power <= most}
@@ -254,6 +246,5 @@ def _with_ranks(spec: RunSpec, ranks: int) -> RunSpec:
 
 def _is_possible(spec: RunSpec, ranks: int, ceilings: Ceilings) -> bool:
     """Say whether a model has enough blocks for so many stages, as far as that is known."""
-    if spec.strategy != "pipeline":
-        return True
-    return ranks <= ceilings.blocks.get(spec.model, spec.ranks)
+    parts = find_strategy(spec.strategy).parts
+    return parts(_with_ranks(spec, ranks)) <= ceilings.blocks.get(spec.model, parts(spec))

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from hpcbench.runs.placement import locate_ranks
+from hpcbench.strategies.strategy_registry import STRATEGIES
 from hpcbench.sweep.run_spec import RunSpec
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -189,7 +190,8 @@ def cores_of_ranks(spec: RunSpec, near: Sequence[frozenset[int]], threads: int) 
     if spec.device != "cuda":
         return {}
     seats = locate_ranks(spec)
-    on_gpus = spec.processes if spec.strategy_options.get("server") == "gpu" else spec.ranks
+    server_device = STRATEGIES[spec.strategy].server_device(spec.strategy_options)
+    on_gpus = spec.processes if server_device == "gpu" else spec.ranks
     first = [seats[rank].local_rank * spec.devices for rank in range(on_gpus)]
     used = max(first) + spec.devices
     if used > len(near):

@@ -229,7 +229,7 @@ def _record_bytes(spec: RunSpec, catalog: Catalog) -> int:
 
 def _checkpoint_bytes(spec: RunSpec, catalog: Catalog) -> int:
     """Count whole models. Every rank keeps what it holds; for sharded strategies this is too much."""
-    if catalog.strategies[spec.strategy].torch_free:
+    if not catalog.strategies[spec.strategy].trains:
         return 0
     model = catalog.models[spec.model].parameters * FLOAT_BYTES.get(spec.precision, 4)
     kept = 0 if spec.checkpoint == "none" else KEPT_CHECKPOINTS * spec.processes

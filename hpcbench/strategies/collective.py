@@ -30,8 +30,6 @@ def build(world: World, precision: PrecisionPolicy, options: CollectiveOptions) 
 class CollectiveStrategy(ReplicatedStrategy):
     """What the variants share: equal beginnings."""
 
-    exchange_can_be_left_out = True
-
     def prepare(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
         """Make the replicas equal before the first step."""
         super().prepare(model, make_optimizer)

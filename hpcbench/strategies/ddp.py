@@ -34,7 +34,6 @@ SYNC_BUFFERS_ARGUMENT = (
 class Ddp(ReplicatedStrategy):
     """Replicated training; torch's wrapper broadcasts the initial state and exchanges gradients."""
 
-    exchange_can_be_left_out = True
     module: DistributedDataParallel
     example: Batch | None = None
 

@@ -13,14 +13,11 @@ from hpcbench.strategies.world import MakeOptimizer
 class LocalSgd(ReplicatedStrategy):
     """Replicas that agree every `local_steps` steps; not synchronous, unless that is every step."""
 
-    exchange_can_be_left_out = True
-
     def prepare(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
         """Make the replicas equal before the first step."""
         super().prepare(model, make_optimizer)
         self.broadcast_initial_state(model)
         self.steps_alone = 0
-        self.steps_per_exchange = self.options.local_steps
 
     def update(self, lr: float) -> None:
         """Update alone; average when it is time. The exchange depends on the update, so it counts as one."""

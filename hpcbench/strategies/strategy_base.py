@@ -30,10 +30,7 @@ class Strategy:
     """
 
     lockstep = True
-    # Whether a step can be done without the exchange; `silent`: it is, for a copy that is only timed.
-    exchange_can_be_left_out = False
-    steps_per_exchange = 1
-    silent = False
+    silent = False  # leaves the exchange out, in a copy that is only timed
     label_smoothing = 0.0  # of the training loss; evaluation measures the plain one
     model: nn.Module
     module: nn.Module

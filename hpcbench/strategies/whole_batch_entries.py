@@ -9,6 +9,17 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
+from hpcbench.strategies.traffic import (
+    GLOO_OR_NCCL,
+    LATENCY_BYTES,
+    always,
+    every_step,
+    never,
+    no_stages,
+    no_traffic,
+    no_transfer,
+)
+from hpcbench.sweep.catalog_entries import ModelSize, ProcessLayout, StrategyEntry, Traffic, Transfer
 from hpcbench.sweep.run_spec import RunSpec
 
 
@@ -83,3 +94,73 @@ def pipeline_parts(spec: RunSpec) -> int:
 def model_parallel_parts(spec: RunSpec) -> int:
     """Model parallelism has a part of the model on each device."""
     return spec.devices
+
+
+def dp_traffic(spec: RunSpec, model: ModelSize) -> Traffic:
+    """Each micro-batch copies the model to n-1 devices and adds n-1 gradients up (torch.nn.DataParallel)."""
+    copies = spec.accumulation * (spec.devices - 1)
+    if spec.device == "cpu" or not copies:
+        return Traffic()  # without GPUs it runs the module itself
+    return Traffic(beside=(Transfer("send", model.parameter_bytes, 2 * copies),), unknown="images and logits")
+
+
+def model_parallel_traffic(spec: RunSpec, model: ModelSize) -> Traffic:
+    """Activations cross each cut, forward and back."""
+    return Traffic() if spec.device == "cpu" else Traffic(unknown="activations between the devices")
+
+
+def pipeline_traffic(spec: RunSpec, model: ModelSize) -> Traffic:
+    """Activations of each micro-batch cross each cut, forward and back: at least their latencies."""
+    waits = 2 * (_micro_batches(spec) + spec.ranks - 2) if spec.ranks > 1 else 0
+    return Traffic(
+        beside=(Transfer("send", LATENCY_BYTES, waits),) if waits else (),
+        update_share=1 / spec.ranks,
+        unknown="the size of activations between the stages",
+    )
+
+
+def pipeline_turns(spec: RunSpec) -> tuple[float, float]:
+    """A pipeline of R stages needs m + R - 1 turns for m micro-batches (Huang et al. 2019, GPipe).
+
+    Each stage does 1/R of the work in m turns, and launches every operation of its stage in each turn.
+    """
+    micro_batches = _micro_batches(spec)
+    turns = micro_batches + spec.ranks - 1
+    return turns / micro_batches / spec.ranks, turns / spec.ranks
+
+
+def _micro_batches(spec: RunSpec) -> int:
+    return PipelineOptions(**spec.strategy_options).micro_batches * spec.accumulation
+
+
+SINGLE_GPU = StrategyEntry(
+    target="hpcbench.strategies.strategy_base:Strategy", processes=ProcessLayout.ONE, traffic=no_traffic,
+    is_asynchronous=never, steps_per_exchange=every_step, exchange_after_backward=never,
+    waited_transfer=no_transfer, exchange_can_be_left_out=False, is_exact=always, reference_rank=2,
+    splits_batch_on_devices=False, stage_turns=no_stages, copies_through_host=never, can_compile=True,
+    trains=True,
+)  # fmt: skip
+# dp and pipeline cut a batch further than its shards, and batch normalisation sees only the pieces.
+DP = StrategyEntry(
+    target="hpcbench.strategies.dp:Dp", processes=ProcessLayout.ONE_MANY_DEVICES, check=refuse_small_micro_batch,
+    traffic=dp_traffic, is_asynchronous=never, steps_per_exchange=every_step, exchange_after_backward=never,
+    waited_transfer=no_transfer, exchange_can_be_left_out=False, is_exact=never, reference_rank=0,
+    splits_batch_on_devices=True, stage_turns=no_stages, copies_through_host=never, can_compile=False,
+    trains=True,
+)  # fmt: skip
+MODEL_PARALLEL = StrategyEntry(
+    target="hpcbench.strategies.model_parallel:ModelParallel", processes=ProcessLayout.ONE_MANY_DEVICES,
+    check=refuse_several_nodes, parts=model_parallel_parts, traffic=model_parallel_traffic,
+    is_asynchronous=never, steps_per_exchange=every_step, exchange_after_backward=never,
+    waited_transfer=no_transfer, exchange_can_be_left_out=False, is_exact=always, reference_rank=0,
+    splits_batch_on_devices=False, stage_turns=no_stages, copies_through_host=never, can_compile=False,
+    trains=True,
+)  # fmt: skip
+PIPELINE = StrategyEntry(
+    target="hpcbench.strategies.pipeline:Pipeline", processes=ProcessLayout.STAGES, options=PipelineOptions,
+    backends=GLOO_OR_NCCL, check=refuse_pipeline, parts=pipeline_parts, smoke=scale_down_pipeline,
+    traffic=pipeline_traffic, is_asynchronous=never, steps_per_exchange=every_step,
+    exchange_after_backward=never, waited_transfer=no_transfer, exchange_can_be_left_out=False,
+    is_exact=never, reference_rank=0, splits_batch_on_devices=False, stage_turns=pipeline_turns,
+    copies_through_host=never, can_compile=False, trains=True,
+)  # fmt: skip

@@ -64,7 +64,7 @@ class RunResolver:
         device: Device = "cuda" if resources.gpus_per_node else "cpu"
         seats = _process_counts(draft, entry, resources)
         options = self._options_of(draft, "strategy", entry)
-        updates = seats.data_shards if entry.updates_alone(options) else 1
+        updates = seats.data_shards if entry.is_asynchronous(options) else 1
         batch_size = _batch_size(draft, seats.data_shards // updates)
         steps = values.get("steps")
         epochs = values.get("epochs") or (None if steps else DEFAULT_EPOCHS)
@@ -76,7 +76,7 @@ class RunResolver:
             device=device,
             ranks=seats.ranks,
             devices=seats.devices,
-            servers=entry.extra_processes(options),
+            servers=entry.count_servers(options),
             data_shards=seats.data_shards,
             updates_per_step=updates,
             dataset_options=self._options_of(draft, "dataset", dataset),

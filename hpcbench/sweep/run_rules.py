@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 
 from hpcbench.errors import InputError, input_error
-from hpcbench.sweep.catalog_entries import Catalog, ProcessLayout
+from hpcbench.sweep.catalog_entries import Catalog, DatasetEntry, StrategyEntry
 from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.sweep.setting_layers import RunDraft
 
 MAX_SEED = 2**31 - 1
 _NEEDS_GPU = {"tf32": "fp32", "amp_fp16": "amp_bf16"}  # and what a CPU has instead
-_SPREAD_MODELS = (ProcessLayout.ONE_MANY_DEVICES, ProcessLayout.STAGES)
 _GPU_HINT = "resources: {gpus_per_node: N}"
 
 
@@ -39,18 +38,25 @@ def check_run(spec: RunSpec, draft: RunDraft, catalog: Catalog) -> None:
             allowed=f"up to {MAX_SEED}",
         )
     _check_parts(spec, draft, catalog)
-    reason = catalog.datasets[spec.dataset].check(spec)
+    dataset, strategy = catalog.datasets[spec.dataset], catalog.strategies[spec.strategy]
+    reason = _refuse_teaching(spec, dataset) or dataset.check(spec)
     if reason:
         raise input_error(f"data set {spec.dataset}: {reason}", **draft.at("dataset"))
-    if spec.compile and catalog.strategies[spec.strategy].processes in _SPREAD_MODELS:
+    if spec.compile and not strategy.can_compile:
         raise input_error(
-            f"strategy {spec.strategy} spreads the model over devices, which can't be compiled as one",
+            f"the model of strategy {spec.strategy} cannot be compiled: its parts run on several devices",
             **draft.at("compile"),
             found=True,
         )
-    reason = catalog.strategies[spec.strategy].check(spec)
+    reason = _refuse_teaching(spec, strategy) or strategy.check(spec)
     if reason:
         raise input_error(f"strategy {spec.strategy}: {reason}", **draft.at("strategy"))
+
+
+def _refuse_teaching(spec: RunSpec, entry: StrategyEntry | DatasetEntry) -> str | None:
+    if entry.teaching and not spec.teaching:
+        return "it is wrong on purpose. Say teaching: true to run it; it is never ranked"
+    return None
 
 
 def _check_cpu(spec: RunSpec, draft: RunDraft) -> None:

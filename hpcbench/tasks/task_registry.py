@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from hpcbench.sweep.catalog_entries import DatasetEntry, ModelEntry, only_for_teaching
+from hpcbench.sweep.catalog_entries import DatasetEntry, ModelEntry
 
 if TYPE_CHECKING:
     from hpcbench.sweep.run_spec import RunSpec
@@ -118,7 +118,7 @@ DATASETS: dict[str, DatasetEntry] = {
         image_size=8,
         train_samples=1437,
         evaluation_samples=360,
-        check=only_for_teaching,
+        teaching=True,
     ),
 }
 

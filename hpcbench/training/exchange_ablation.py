@@ -16,6 +16,7 @@ import torch
 
 from hpcbench.runs.events import ExchangeAblation
 from hpcbench.strategies.strategy_base import Strategy
+from hpcbench.strategies.strategy_registry import STRATEGIES
 from hpcbench.strategies.world import MakeOptimizer
 from hpcbench.tasks.batches import Batch
 from hpcbench.training.loop import Training, tensor_checksum
@@ -59,10 +60,10 @@ def measure_exchange(
     example: Batch,
 ) -> None:
     """Record steps with and without the exchange; nothing where one can't do without it or seldom has it."""
-    strategy = training.strategy
-    if training.world.training_ranks == 1 or not strategy.exchange_can_be_left_out:
+    entry = STRATEGIES[training.session.spec.strategy]
+    if training.world.training_ranks == 1 or not entry.exchange_can_be_left_out:
         return
-    if strategy.steps_per_exchange > MAX_STEPS_PER_EXCHANGE:
+    if _steps_per_exchange(training) > MAX_STEPS_PER_EXCHANGE:
         return
     began = time.perf_counter()
     with training.session.part("check"):
@@ -92,19 +93,21 @@ def _time_paired_blocks(training: Training, copies: Sequence[TimedCopy]) -> tupl
     batches = list(training.loader.train(epoch, wanted))
     inputs = cycle(batches)
     lr = learning_rate(training.session.spec, training.plan, training.plan.total_steps - 1)
-    every = training.strategy.steps_per_exchange
-    block_steps = every * math.ceil(BLOCK_STEPS / every)
+    interval = _steps_per_exchange(training)
+    block_steps = interval * math.ceil(BLOCK_STEPS / interval)
     times: tuple[list[float], list[float]] = ([], [])
     blocks = 1
     pair = 0
     while pair <= blocks:
         block = list(islice(inputs, block_steps))
         for index in (0, 1) if pair % 2 else (1, 0):
-            seen = copies[index].steps(block, lr)
+            step_s = copies[index].steps(block, lr)
             if pair:
-                times[index].extend(fmean(seen[at : at + every]) for at in range(0, block_steps, every))
+                times[index].extend(
+                    fmean(step_s[start : start + interval]) for start in range(0, block_steps, interval)
+                )
             elif index == 0:
-                blocks = _agree_on_blocks(training, sum(seen))
+                blocks = _agree_on_blocks(training, sum(step_s))
         pair += 1
     return times
 
@@ -136,6 +139,11 @@ def _timed_copy(
         model.compile()
     strategy.prepare(model, make_optimizer)
     return TimedCopy(strategy, clock_for(world.device))
+
+
+def _steps_per_exchange(training: Training) -> int:
+    spec = training.session.spec
+    return STRATEGIES[spec.strategy].steps_per_exchange(spec.strategy_options)
 
 
 def _state_checksum(training: Training) -> str:

@@ -16,6 +16,7 @@ from hpcbench.runs.placement import Placement
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.results_folder import RunFolder
 from hpcbench.strategies.server_channel import CommandKind, ServerCommand, send_command
+from hpcbench.strategies.strategy_registry import STRATEGIES
 from hpcbench.strategies.world import World
 from hpcbench.sweep.run_spec import RunSpec
 
@@ -68,7 +69,8 @@ def join_process_group(spec: RunSpec, placement: Placement) -> World:
 
 def _take_device(spec: RunSpec, placement: Placement) -> torch.device:
     torch.set_num_threads(placement.threads)
-    in_memory = placement.rank >= spec.ranks and spec.strategy_options.get("server") != "gpu"
+    server_device = STRATEGIES[spec.strategy].server_device(spec.strategy_options)
+    in_memory = placement.rank >= spec.ranks and server_device != "gpu"
     if spec.device == "cpu" or in_memory:
         return torch.device("cpu")
     device = torch.device("cuda", placement.local_rank % torch.cuda.device_count())

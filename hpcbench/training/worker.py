@@ -66,7 +66,7 @@ def _run_rank(session: RankSession) -> None:
         from hpcbench.ceilings.probe import probe_process
 
         probe_process.run_probe_rank(session)
-    elif STRATEGIES[session.spec.strategy].torch_free:
+    elif not STRATEGIES[session.spec.strategy].trains:
         from hpcbench.training import noop_loop
 
         noop_loop.run_noop(session)

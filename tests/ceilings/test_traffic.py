@@ -6,18 +6,31 @@ from typing import Any
 
 import pytest
 
-from hpcbench.analysis.predict_traffic import MEBIBYTE, TRAFFIC, Model, bytes_sent
 from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.strategies.traffic import MEBIBYTE
+from hpcbench.sweep.catalog_entries import ModelSize, Traffic
+from hpcbench.sweep.run_spec import RunSpec
 from tests.audit.written import run
 
-# ResNet-50: 25,557,032 parameters in 161 tensors (MEASURING, formulas); any number of blocks.
-RESNET50 = Model(parameter_bytes=102_228_128, parameter_tensors=161, blocks=20)
+# ResNet-50: 25,557,032 parameters in 161 tensors (docs/methodology.md); any number of blocks.
+RESNET50 = ModelSize(parameter_bytes=102_228_128, parameter_tensors=161, blocks=20)
 M = RESNET50.parameter_bytes
+RANKS = 4
+# What a rank sends in an operation of a ring, as multiples of the message.
+FACTORS = {"all_reduce": 2 * (RANKS - 1) / RANKS, "broadcast": (RANKS - 1) / RANKS}
 
 
-def sent(strategy: str, ranks: int = 4, **fields: Any) -> float:
+def traffic_of(spec: RunSpec) -> Traffic:
+    """Return the messages of a step of ResNet-50."""
+    formula = STRATEGIES[spec.strategy].traffic
+    assert formula is not None
+    return formula(spec, RESNET50)
+
+
+def sent(strategy: str, **fields: Any) -> float:
     """Return the bytes that a rank sends in a step, as multiples of the model's."""
-    return bytes_sent(run(strategy=strategy, ranks=ranks, data_shards=ranks, **fields), RESNET50) / M
+    transfers = traffic_of(run(strategy=strategy, ranks=RANKS, data_shards=RANKS, **fields)).transfers
+    return sum(t.size_bytes * t.times * t.share * FACTORS[t.operation] for t in transfers) / M
 
 
 @pytest.mark.parametrize(
@@ -32,7 +45,6 @@ def sent(strategy: str, ranks: int = 4, **fields: Any) -> float:
         ("zero1", {"broadcast_buffers": False}, 3 * 3 / 4),
         ("fsdp_grad", {}, 2 * 3 / 4),
         ("fsdp_full", {}, 3 * 3 / 4),
-        ("ps", {}, 1.0),
         ("single_gpu", {}, 0.0),
     ],
 )
@@ -51,29 +63,30 @@ def test_messages_are_counted() -> None:
     """161 all-reduces tensor by tensor, one a bucket else; DDP's first bucket holds 1 MiB."""
 
     def messages(strategy: str, **options: Any) -> float:
-        traffic = TRAFFIC[strategy](run(strategy=strategy, strategy_options=options), RESNET50)
+        traffic = traffic_of(run(strategy=strategy, strategy_options=options))
         return sum(each.times for each in traffic.transfers if each.operation == "all_reduce")
 
     assert messages("collective", exchange="per_parameter") == 161
     assert messages("collective", exchange="bucketed", bucket_mb=25.0) == 4
     assert messages("ddp", bucket_mb=25.0) == 1 + 4
-    first = TRAFFIC["ddp"](run(), RESNET50).during[0]
+    first = traffic_of(run(strategy="ddp")).during[0]
     assert (first.size_bytes, first.times) == (MEBIBYTE, 1)
 
 
 def test_only_what_leaves_during_backward_can_hide() -> None:
     """DDP, overlapped buckets and shards can; buckets after backward, servers and local steps cannot."""
-    hides = {name: bool(make(run(strategy=name, ranks=4), RESNET50).during) for name, make in TRAFFIC.items()}
-    assert {name for name, can in hides.items() if can} == {"ddp", "zero1", "fsdp_grad", "fsdp_full"}
+    with_formula = [name for name, entry in STRATEGIES.items() if entry.traffic]
+    hides = {name for name in with_formula if traffic_of(run(strategy=name, ranks=RANKS)).during}
+    assert hides == {"ddp", "zero1", "fsdp_grad", "fsdp_full"}
     overlapped = run(strategy="collective", strategy_options={"exchange": "overlapped"})
-    assert TRAFFIC["collective"](overlapped, RESNET50).during
+    assert traffic_of(overlapped).during
 
 
 def test_a_server_moves_what_all_workers_send() -> None:
     """One server of three workers takes 3 M each way; two servers half of that each, asynchronous ones M."""
 
     def moved(**options: Any) -> float:
-        traffic = TRAFFIC["ps"](run(strategy="ps", ranks=3, strategy_options=options), RESNET50)
+        traffic = traffic_of(run(strategy="ps", ranks=3, strategy_options=options))
         return sum(each.times * each.size_bytes for each in traffic.beside[1:]) / M
 
     assert moved() == pytest.approx(6)
@@ -83,4 +96,5 @@ def test_a_server_moves_what_all_workers_send() -> None:
 
 def test_every_strategy_has_a_formula() -> None:
     """But for those that train nothing, or wrongly."""
-    assert set(TRAFFIC) == set(STRATEGIES) - {"noop", "faulty"}
+    without = {name for name, entry in STRATEGIES.items() if entry.traffic is None}
+    assert without == {"noop", "faulty"}

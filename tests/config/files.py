@@ -28,7 +28,7 @@ KINDS = replace(
         **CATALOG.strategies,
         "dp": replace(CATALOG.strategies["single_gpu"], processes=ProcessLayout.ONE_MANY_DEVICES),
         "pipeline": replace(_DDP, processes=ProcessLayout.STAGES),
-        "ps": replace(_DDP, extra_processes=lambda options: 1),
+        "ps": replace(_DDP, count_servers=lambda options: 1),
         "gloo_only": replace(_DDP, check=lambda spec: "no nccl" if spec.backend == "nccl" else None),
         "picky": replace(_DDP, check=lambda spec: "only with three ranks" if spec.ranks != 3 else None),
     },

@@ -83,7 +83,7 @@ class Case:
     @property
     def processes(self) -> int:
         """Processes that it takes."""
-        return self.ranks + self.entry.extra_processes(self.options)
+        return self.ranks + self.entry.count_servers(self.options)
 
     @property
     def shape(self) -> Shape:
@@ -137,7 +137,7 @@ def all_cases() -> list[Case]:
 
 def places_of(strategy: str, options: dict[str, Any]) -> list[dict[str, int]]:
     """List on how many ranks or devices a strategy is tried."""
-    servers = STRATEGIES[strategy].extra_processes(options)
+    servers = STRATEGIES[strategy].count_servers(options)
     if servers:  # several workers do what one process does only where they wait for each other
         numbers = (2, 3, 1) if options["mode"] == "sync" else (1,)
         return [{"ranks": ranks} for ranks in numbers if ranks + servers <= 4]

@@ -70,7 +70,7 @@ IMPOSSIBLE = [
         {"strategy": "fsdp_full", "ranks": 2, "channels_last": True},
         ["channels_last: false"],
     ),
-    ("compiled pipeline", {**PIPELINE, "compile": True}, ["compiled as one"]),
+    ("compiled pipeline", {**PIPELINE, "compile": True}, ["cannot be compiled"]),
     ("nccl on a CPU", {**PIPELINE, "backend": "nccl"}, ["nccl needs GPUs"]),
     (
         "no local steps",

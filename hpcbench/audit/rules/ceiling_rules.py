@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from hpcbench.analysis.predict_traffic import Model
-from hpcbench.analysis.run_figures import FinishedRepeat, Observation, exchange_follows_backward
+from hpcbench.analysis.run_figures import FinishedRepeat, Observation
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
 from hpcbench.ceilings.ceiling_records import LinkCeiling
 from hpcbench.ceilings.node_ceilings import Ceilings
+from hpcbench.strategies.strategy_registry import find_strategy
 from hpcbench.sweep.run_spec import RunSpec
 
 FASTEST_TOLERANCE = 0.10  # beyond the fastest step, or the fastest message, that was seen
@@ -86,7 +86,8 @@ def _flop_per_step(spec: RunSpec, of_batch: float) -> float:
 def _too_fast_to_send(repeat: FinishedRepeat, ceilings: Ceilings) -> Observation | None:
     spec = repeat.spec
     compute = ceilings.compute(spec)
-    what = waited_transfer(spec, compute.model) if compute else None
+    # What a rank certainly waits for in its exchange phase.
+    what = find_strategy(spec.strategy).waited_transfer(spec, compute.model) if compute else None
     if what is None or not repeat.figures or not repeat.figures.counted_steps:
         return None
     operation, size_bytes = what
@@ -103,15 +104,6 @@ def _too_fast_to_send(repeat: FinishedRepeat, ceilings: Ceilings) -> Observation
         f"({fastest / 1e9:.3g} GB/s)",
         figures={"exchange_s": measured_s, "floor_s": floor_s, "bytes": size_bytes, "bytes_per_s": fastest},
     )
-
-
-def waited_transfer(spec: RunSpec, model: Model) -> tuple[str, float] | None:
-    """Return (operation, bytes) of what a rank certainly waits for in its exchange phase; None: nothing."""
-    if spec.ranks > 1 and exchange_follows_backward(spec):
-        return "all_reduce", model.parameter_bytes
-    if spec.strategy == "ps":
-        return "send", 2 * model.parameter_bytes  # out and back, one after the other at best
-    return None
 
 
 def _fastest_bytes_s(ceilings: Ceilings, spec: RunSpec, operation: str) -> float | None:

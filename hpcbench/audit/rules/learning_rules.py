@@ -13,6 +13,7 @@ from hpcbench.analysis.run_figures import FinishedRepeat, Observation
 from hpcbench.analysis.statistical_tests import t_quantile
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
 from hpcbench.audit.evidence import AuditedRow, RowComparison
+from hpcbench.strategies.strategy_registry import find_strategy, is_baseline
 
 SKIPPED_SHARE = 0.01
 SKIPPED_AT_FIRST = 20  # while the scale of the loss is being found, from 2^16 downwards
@@ -60,8 +61,9 @@ def stale_updates(repeat: FinishedRepeat) -> Observation | None:
             message=f"gradients were applied {mean:.3g} updates late on average, {max(ages)} at most",
             figures={"mean_staleness": mean, "largest_staleness": max(ages)},
         )
-    local = repeat.spec.strategy_options.get("local_steps", 1)
-    if local > 1 and repeat.spec.ranks > 1:
+    spec = repeat.spec
+    local = find_strategy(spec.strategy).steps_per_exchange(spec.strategy_options)
+    if local > 1 and spec.ranks > 1:
         return Observation(
             message=f"the ranks trained alone for {local} steps at a time",
             figures={"local_steps": local},
@@ -88,7 +90,7 @@ class ConvergenceBand:
 def reference_band(comparison: RowComparison) -> ConvergenceBand | None:
     """Return the band of a class, from its single-device run; None without three repeats of it."""
     for row in comparison.rows:
-        if row.spec.strategy != "single_gpu":
+        if not is_baseline(row.spec.strategy):
             continue
         best = [max(found) for repeat in row.repeats if (found := list(repeat.accuracies().values()))]
         if len(best) < FEWEST_REFERENCES:

@@ -9,10 +9,7 @@ from typing import TypeVar
 from hpcbench.analysis.run_figures import FinishedRepeat, Observation
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
 from hpcbench.audit.evidence import RowComparison
-
-# torch's own and the plain one: where two groups of runs disagree, theirs is taken for right.
-REFERENCE_STRATEGIES = ("ddp", "single_gpu", "collective")
-
+from hpcbench.strategies.strategy_registry import find_strategy
 
 PARITY_TOLERANCE = {"fp64": 1e-6, "fp32": 1e-3}
 REDUCED_TOLERANCE = 2e-2  # tf32 and mixed precision
@@ -76,18 +73,9 @@ def _majority_value(values: Sequence[tuple[Value, str]]) -> Value:
 
     def weight(index: int) -> tuple[int, int, int]:
         value, strategy = values[index]
-        return counts[value], reference_rank(strategy), -index
+        return counts[value], find_strategy(strategy).reference_rank, -index
 
     return known[max(range(len(values)), key=weight)]
-
-
-def reference_rank(strategy: str) -> int:
-    """Return how far a strategy is trusted as reference: 0 not at all, higher first."""
-    return (
-        len(REFERENCE_STRATEGIES) - REFERENCE_STRATEGIES.index(strategy)
-        if strategy in REFERENCE_STRATEGIES
-        else 0
-    )
 
 
 def parity_failed(comparison: RowComparison) -> Iterable[Observation]:
@@ -95,7 +83,7 @@ def parity_failed(comparison: RowComparison) -> Iterable[Observation]:
     alike: dict[Hashable, list[tuple[FinishedRepeat, Sequence[float]]]] = defaultdict(list)
     for row in comparison.rows:
         for repeat in row.repeats:
-            if _is_exact(repeat) and repeat.first_losses:
+            if find_strategy(repeat.spec.strategy).is_exact(repeat.spec) and repeat.first_losses:
                 alike[_same_arithmetic(repeat)].append((repeat, repeat.first_losses))
     for runs in alike.values():
         yield from _outliers(runs)
@@ -115,7 +103,7 @@ def _outliers(runs: Sequence[tuple[FinishedRepeat, Sequence[float]]]) -> Iterabl
         [(label, run.spec.strategy) for label, (run, _) in zip(labels, runs, strict=True)]
     )
     agreeing = [run for label, run in zip(labels, runs, strict=True) if label == right]
-    reference, expected = max(agreeing, key=lambda run: reference_rank(run[0].spec.strategy))
+    reference, expected = max(agreeing, key=lambda run: find_strategy(run[0].spec.strategy).reference_rank)
     for label, (repeat, losses) in zip(labels, runs, strict=True):
         distance = _largest_difference(losses, expected)
         if label == right or repeat.experiment == reference.experiment:
@@ -162,22 +150,6 @@ def _relative_differences(first: Sequence[float], second: Sequence[float]) -> li
 
 def _tolerance(repeat: FinishedRepeat) -> float:
     return PARITY_TOLERANCE.get(repeat.spec.precision, REDUCED_TOLERANCE)
-
-
-def _is_exact(repeat: FinishedRepeat) -> bool:
-    """Say whether a run promises to learn exactly what one process does (DESIGN section 5).
-
-    dp and pipeline cut a batch further than its shards, and batch normalisation sees only the pieces.
-    """
-    options = repeat.spec.strategy_options
-    if repeat.spec.strategy in ("dp", "pipeline"):
-        return False
-    exempt = (
-        options.get("compression", "none") != "none",
-        options.get("mode", "sync") != "sync" and repeat.spec.ranks > 1,
-        options.get("local_steps", 1) > 1 and repeat.spec.ranks > 1,
-    )
-    return not any(exempt)
 
 
 def _same_arithmetic(repeat: FinishedRepeat) -> Hashable:

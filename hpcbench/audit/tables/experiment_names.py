@@ -5,15 +5,24 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# Longest first: ps_gpu_mode is not ps.
-NAMED_STRATEGIES = (
-    "model_parallel", "ps_gpu_mode", "single_gpu", "collective", "fsdp_full", "fsdp_grad", "local_sgd",
-    "pipeline", "ps_mode", "zero1", "fsdp", "ddp", "dp", "ps",
-)  # fmt: skip
+from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.sweep.catalog_entries import ProcessLayout
+
+_ENTRIES = {
+    name: entry
+    for registered, entry in STRATEGIES.items()
+    if entry.trains and not entry.teaching
+    for name in (registered, *entry.aliases)
+}
+_LONGEST_FIRST = sorted(_ENTRIES, key=len, reverse=True)  # ps_gpu_mode is not ps
 # Several devices even where no number says so; one; and those that need not learn what one process does.
-SEVERAL_DEVICES = ("model_parallel", "dp", "pipeline")
-ONE_DEVICE = ("single_gpu",)
-NOT_SYNCHRONOUS = ("local_sgd",)
+SEVERAL_DEVICES = {
+    name
+    for name, entry in _ENTRIES.items()
+    if entry.processes in (ProcessLayout.ONE_MANY_DEVICES, ProcessLayout.STAGES)
+}
+ONE_DEVICE = {name for name, entry in _ENTRIES.items() if entry.processes is ProcessLayout.ONE}
+NOT_SYNCHRONOUS = {name for name, entry in _ENTRIES.items() if entry.steps_per_exchange({}) > 1}
 
 _BATCH = re.compile(r"(?:^|_)bs(\d{1,9})(?:x(\d{1,6}))?(?=_|$)")
 _COUNT = re.compile(r"(?:^|_)(ngpu|workers)(\d{1,6})(?=_|$)")
@@ -45,7 +54,7 @@ class NameFacts:
 def read_name(name: str) -> NameFacts:
     """Read an experiment's name."""
     low = name.casefold()
-    strategy = next((s for s in NAMED_STRATEGIES if low == s or low.startswith(f"{s}_")), None)
+    strategy = next((s for s in _LONGEST_FIRST if low == s or low.startswith(f"{s}_")), None)
     batch, count, model = _BATCH.search(name), _COUNT.search(name), _MODEL.search(name)
     ranks = int(batch[2]) if batch and batch[2] else None
     counted = int(count[2]) if count else None
