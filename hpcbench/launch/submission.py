@@ -20,13 +20,12 @@ from hpcbench.launch.admission import Action, Decision, devices_sharing_cores
 from hpcbench.launch.executors import Executor, ExecutorChoice, LocalExecutor
 from hpcbench.launch.slurm.slurm_profile import Profile, SlurmExecutor
 from hpcbench.runs.record_writer import write_atomically
-from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.runs.results_folder import KEPT_CHECKPOINTS, ResultsFolder
 from hpcbench.runs.spec_file import StoredRun
 from hpcbench.sweep.catalog_entries import Catalog
 from hpcbench.sweep.data_location import ROOT_VARIABLE
 from hpcbench.sweep.run_spec import RunSpec, Sweep
 from hpcbench.sweep.sweep_loading import dump_sweep, load_sweep
-from hpcbench.training.checkpoint import KEPT_CHECKPOINTS
 
 MAX_LISTED = 5
 

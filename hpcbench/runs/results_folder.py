@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+KEPT_CHECKPOINTS = 2  # of a run: the one before the newest may still be read by another attempt
+
 
 @dataclass(frozen=True)
 class RunFolder:

@@ -22,10 +22,10 @@ from hpcbench.strategies.server_channel import (
     wait_all,
 )
 from hpcbench.strategies.strategy_base import Strategy
+from hpcbench.strategies.traffic import MEBIBYTE
 from hpcbench.strategies.world import MakeOptimizer, PrecisionPolicy, World
 from hpcbench.tasks.batches import RankRole
 
-MEBIBYTE = 1024 * 1024
 DTYPE_OF_WIDTH = {4: torch.float32, 8: torch.float64}
 
 

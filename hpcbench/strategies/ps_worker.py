@@ -30,10 +30,9 @@ from hpcbench.strategies.server_channel import (
     wait_all,
 )
 from hpcbench.strategies.strategy_base import ReplicatedStrategy, Strategy
+from hpcbench.strategies.traffic import MEBIBYTE
 from hpcbench.strategies.world import MakeOptimizer, PrecisionPolicy, World
 from hpcbench.tasks.batches import Batch, LossSums
-
-MEBIBYTE = 1024 * 1024
 
 
 def build(world: World, precision: PrecisionPolicy, options: PsOptions) -> Strategy:

@@ -95,11 +95,11 @@ class LabelledDataset(Protocol):
         """Yield `evaluation_batch` of each."""
         return (self.evaluation_batch(samples) for samples in batches)
 
-    def take_replaced(self) -> int:
+    def pop_replaced_count(self) -> int:
         """Return how many corrupt samples were replaced by others since the last call."""
         return 0
 
-    def everyone_is_ready(self) -> None:
+    def all_ranks_loaded(self) -> None:
         """Every rank of the run has loaded the data set."""
         return
 

@@ -109,7 +109,6 @@ def _weights(first: Tensor, length: Tensor, side: int, size: int) -> Tensor:
     return weights.scatter_add_(2, pixel.clamp(0, side - 1), whole.float())
 
 
-CHANNELS = 3
 # Which of a sample's random numbers is for what.
 FLIP_NUMBER, TOP_NUMBER, LEFT_NUMBER = 0, 1, 2
 FIRST_TRY_NUMBER = 8  # of a random resized crop; each try takes four

@@ -24,14 +24,13 @@ from torch import Tensor
 
 from hpcbench.errors import InputError, SourcePlace, input_error
 from hpcbench.runs.placement import Placement
-from hpcbench.tasks.decode_workers import DecodedBatch, DecodeRequest, DecodeWorkers, ImageDecoder
+from hpcbench.tasks.decode_workers import CHANNELS, DecodedBatch, DecodeRequest, DecodeWorkers, ImageDecoder
 from hpcbench.tasks.image_augmentation import AugmentationSeed
 from hpcbench.tasks.image_index import cache_folder
 from hpcbench.tasks.shared_folders import SharedPath, remove_stale, share_path
 
 IMAGE_FILE_FORMAT = "hpcbench decoded images 1"
 PAGE_BYTES = mmap.PAGESIZE
-CHANNELS = 3
 
 
 class OutOfSpaceError(RuntimeError):

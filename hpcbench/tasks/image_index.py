@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import InputError, SourcePlace, input_error
+from hpcbench.runs.record_writer import atomic_file
 
 CACHE_VARIABLE = "HPCBENCH_CACHE"
 INDEX_FORMAT = 1
@@ -123,11 +124,8 @@ def load_index(root: Path, part: str, variant: str, scan: Callable[[], ImageList
     settled = all(changed < began - SETTLED_NS for changed in listing.watched.values())
     table = _arrow_table(listing, root, settled=settled)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        with pyarrow.OSFile(str(temporary), "wb") as sink, pyarrow.ipc.new_file(sink, table.schema) as writer:
+        with atomic_file(path) as file, pyarrow.ipc.new_file(file, table.schema) as writer:
             writer.write_table(table)
-        temporary.replace(path)
     except OSError:
         return ImageIndex(table, root)
     return _load_cached(path, root) or ImageIndex(table, root)

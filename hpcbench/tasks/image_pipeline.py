@@ -181,11 +181,11 @@ class ImageDataset(LabelledDataset):
         moment = AugmentationSeed(self._seed, None)
         return self._stream([DecodeRequest(EVALUATION, samples, moment) for samples in batches])
 
-    def everyone_is_ready(self) -> None:
+    def all_ranks_loaded(self) -> None:
         """Every rank has mapped what the ranks of a node share: nothing of it needs a name any more."""
         self._caches.forget()
 
-    def take_replaced(self) -> int:
+    def pop_replaced_count(self) -> int:
         """Return how many corrupt images were replaced in the batches since the last call."""
         replaced, self._replaced = self._replaced, 0
         return replaced

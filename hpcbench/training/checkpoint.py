@@ -11,13 +11,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hpcbench.runs.record_writer import write_atomically
-from hpcbench.runs.results_folder import RunFolder
+from hpcbench.runs.results_folder import KEPT_CHECKPOINTS, RunFolder
 from hpcbench.sweep.run_spec import RunSpec
 
 # With `checkpoint: auto` a run loses at most this much, and an epoch. Shorter runs keep nothing.
 AUTO_INTERVAL_S = 60.0
-# The one before stays, for an attempt that reads it at this moment.
-KEPT_CHECKPOINTS = 2
 MARK_NAME = re.compile(r"a(\d+)\.e(\d+)\.json")
 
 

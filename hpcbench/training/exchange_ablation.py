@@ -66,7 +66,7 @@ def measure_exchange(
     if _steps_per_exchange(training) > MAX_STEPS_PER_EXCHANGE:
         return
     began = time.perf_counter()
-    with training.session.part("check"):
+    with training.session.timed_part("check"):
         before = _state_checksum(training)
         with torch.random.fork_rng(devices=_cuda_devices(training)):
             copies = [

@@ -14,14 +14,10 @@ from torch import Tensor, nn
 
 from hpcbench.runs.events import Check, Epoch, Evaluation, Steps
 from hpcbench.strategies.server_channel import CommandKind, ServerCommand, send_command
-from hpcbench.strategies.strategy_base import Strategy
-from hpcbench.strategies.world import World
 from hpcbench.tasks.batches import Batch, LossSums, ShardLoader
 from hpcbench.training.measurement import PhaseClock, WindowTimes, device_peak_bytes
-from hpcbench.training.precision import RunPrecision
 from hpcbench.training.process_group import barrier, is_true_on_any_rank
-from hpcbench.training.resume import save_if_due
-from hpcbench.training.session import RankSession, StopRequestedError
+from hpcbench.training.resume import RankState, save_if_due
 from hpcbench.training.step_plan import StepPlan, StepWindow, learning_rate
 
 INTEGER_VIEWS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -49,65 +45,60 @@ def tensor_checksum(tensors: Mapping[str, Tensor], names: Iterable[str]) -> str:
 
 
 @dataclass(frozen=True)
-class TrainedParameters:
-    """The parameters of the whole model, whichever of them this rank has: names, numbers, bytes."""
+class ModelParameters:
+    """Names, number and size of the parameters of the whole model, whichever of them this rank holds."""
 
     names: tuple[str, ...]
-    numbers: int
+    count: int
     size_bytes: int
 
     @classmethod
-    def of(cls, model: nn.Module) -> TrainedParameters:
-        """Look at a model that is still in one piece."""
+    def of(cls, model: nn.Module) -> ModelParameters:
+        """Describe a model that is not divided yet."""
         parameters = dict(model.named_parameters())
         return cls(
             names=tuple(parameters),
-            numbers=sum(p.numel() for p in parameters.values()),
+            count=sum(p.numel() for p in parameters.values()),
             size_bytes=sum(p.numel() * p.element_size() for p in parameters.values()),
         )
 
 
-@dataclass
-class Training:
-    """Everything that a training rank works with. `samples` counts those that it has trained on."""
+@dataclass(kw_only=True)
+class Training(RankState):
+    """The training of one rank: everything it works with, and the loop over epochs, windows and steps."""
 
-    session: RankSession
-    world: World
-    strategy: Strategy
-    arithmetic: RunPrecision
     loader: ShardLoader
     plan: StepPlan
     clock: PhaseClock
-    trained: TrainedParameters
+    parameters: ModelParameters
     peak_memory_bytes: int = 0
-    samples: int = 0
 
-    def run(self, done: int = 0) -> None:
-        """Train, from the first step to the last; `done` epochs were trained before this process began."""
-        if done == 0:
+    def run(self, epochs_done: int = 0) -> None:
+        """Train to the last step; `epochs_done` epochs were trained before this process began."""
+        if epochs_done == 0:
             self.check("start", epoch=0)
-        kept = time.monotonic()
-        for epoch in range(done, self.plan.epochs):
+        last_save = time.monotonic()
+        for epoch in range(epochs_done, self.plan.epochs):
             before, began = dict(self.session.seconds), time.perf_counter()
             samples_before = self.samples
             batches = self.loader.train(
                 epoch, [step % self.plan.steps_per_epoch for step in self.plan.steps_of(epoch)]
             )
             self.train_epoch(epoch, batches)
-            with self.session.part("settle"):
+            with self.session.timed_part("settle"):
                 self.strategy.settle()
             if self.session.spec.evaluate:
                 self.evaluate(epoch + 1)
-            self.check("end" if epoch + 1 == self.plan.epochs else "epoch", epoch + 1)
+            is_last = epoch + 1 == self.plan.epochs
+            self.check("end" if is_last else "epoch", epoch + 1)
             self.record_epoch(epoch, before, self.samples - samples_before, time.perf_counter() - began)
             self.session.writer.sync()
-            # After its records are safe: an attempt that goes on from here repeats nothing of this epoch.
-            last = epoch + 1 == self.plan.epochs
-            if not last and save_if_due(self, epoch + 1, time.monotonic() - kept):
-                kept = time.monotonic()
+            # After the records are on disk: an attempt that resumes here repeats nothing of this epoch.
+            if not is_last and save_if_due(self, epoch + 1, time.monotonic() - last_save):
+                last_save = time.monotonic()
 
     def train_epoch(self, epoch: int, batches: Iterator[list[Batch]]) -> None:
-        """Do the steps of an epoch; all ranks stop after it or inside it if any was told to."""
+        """Do the steps of an epoch; all ranks stop after it or inside it if any has received a signal."""
         stop = False
         for window in self.plan.windows(epoch):
             stop = self.train(epoch, window, batches)
@@ -115,24 +106,22 @@ class Training:
                 break
         send_command(self.world, ServerCommand(kind=CommandKind.REST, epoch=epoch + 1))
         if is_true_on_any_rank(self.world, stop):
-            raise StopRequestedError(
-                self.session.stop_signal.name if self.session.stop_signal else "on a peer"
-            )
+            self.session.raise_stop()
 
     def train(self, epoch: int, window: StepWindow, batches: Iterator[list[Batch]]) -> bool:
         """Do the steps of a window and record them; return whether this rank has to stop.
 
-        Ranks that keep step begin and end a window together. Others wait for nobody: what such a run achieves
-        stands in the record of its servers (MEASURING rule 3).
+        Synchronous ranks begin and end a window together. Others do not wait for each other; the throughput
+        of such a run follows from the records of its servers (docs/methodology.md, M3).
         """
-        together = self.strategy.lockstep
+        synchronized = self.strategy.lockstep
         skipped_before = self.arithmetic.skipped_updates
-        seen: list[LossSums | None] = []
-        if together:
+        sums: list[LossSums | None] = []
+        if synchronized:
             barrier(self.world)
         kind = CommandKind.WINDOW if window.counted else CommandKind.WARM_UP
         send_command(self.world, ServerCommand(kind=kind, epoch=epoch + 1, first_step=window.steps.start))
-        with self.session.part("train"):
+        with self.session.timed_part("train"):
             self.clock.begin()
             for step in window.steps:
                 self.clock.enter("data_wait")
@@ -140,23 +129,23 @@ class Training:
                 self.clock.enter("forward_backward")
                 lr = learning_rate(self.session.spec, self.plan, step)
                 self.strategy.begin_step(lr)
-                seen.append(self.strategy.forward_backward(micro_batches))
+                sums.append(self.strategy.forward_backward(micro_batches))
                 self.clock.enter("exchange")
                 self.strategy.exchange()
                 self.clock.enter("update")
                 self.strategy.update(lr)
             self.clock.enter("other")
             stop = self.session.stop_signal is not None
-            stop = is_true_on_any_rank(self.world, stop) if together else stop
+            stop = is_true_on_any_rank(self.world, stop) if synchronized else stop
             times = self.clock.end()
         skipped = self.arithmetic.skipped_updates - skipped_before
-        self.record_window(epoch, window, times, [sums for sums in seen if sums is not None], skipped)
+        self.record_window(epoch, window, times, [step for step in sums if step is not None], skipped)
         return stop
 
     def evaluate(self, epoch: int) -> None:
         """See every sample of the validation set once, over all shards together."""
         barrier(self.world)
-        with self.session.part("evaluation"):
+        with self.session.timed_part("evaluation"):
             began = time.perf_counter()
             total: LossSums | None = None
             for batch, mask in self.loader.evaluation():
@@ -172,23 +161,23 @@ class Training:
         )
 
     def check(self, when: str, epoch: int) -> None:
-        """Record checksums of the whole model; replicas that have drifted apart show here."""
-        with self.session.part("check"):
+        """Record checksums of the whole model; replicas that differ have different ones."""
+        with self.session.timed_part("check"):
             began = time.perf_counter()
             weights = self.strategy.weights()
-            trained = self.trained.names
-            buffers = [name for name in weights if name not in set(trained)]
+            parameters = self.parameters.names
+            buffers = [name for name in weights if name not in set(parameters)]
             event = Check(
                 when=when,
                 epoch=epoch,
-                weights_checksum=tensor_checksum(weights, trained),
+                weights_checksum=tensor_checksum(weights, parameters),
                 buffers_checksum=tensor_checksum(weights, buffers),
                 wall_s=time.perf_counter() - began,
             )
         self.session.record(event)
 
     def record_window(
-        self, epoch: int, window: StepWindow, times: WindowTimes, seen: list[LossSums], skipped: int
+        self, epoch: int, window: StepWindow, times: WindowTimes, sums: list[LossSums], skipped: int
     ) -> None:
         """Record a window. Results come off the device here, all at once, after the clock has stopped.
 
@@ -197,9 +186,9 @@ class Training:
         peak = device_peak_bytes(self.world.device)
         figures = self.strategy.figures()
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak)
-        losses = torch.stack([sums.loss_sum for sums in seen]).tolist() if seen else []
-        right = torch.stack([sums.correct for sums in seen]).tolist() if seen else []
-        samples = sum(sums.samples for sums in seen)
+        losses = torch.stack([step.loss_sum for step in sums]).tolist() if sums else []
+        correct = torch.stack([step.correct for step in sums]).tolist() if sums else []
+        samples = sum(step.samples for step in sums)
         self.samples += samples
         self.session.record(
             Steps(
@@ -215,9 +204,9 @@ class Training:
                 update_s=times.phase_s["update"],
                 other_s=times.phase_s["other"],
                 step_s=times.step_s,
-                loss_sum=[finite_or_none(loss) for loss in losses] if seen else None,
-                correct=right if seen else None,
-                loss_samples=seen[0].samples if seen else None,
+                loss_sum=[finite_or_none(loss) for loss in losses] if sums else None,
+                correct=correct if sums else None,
+                loss_samples=sums[0].samples if sums else None,
                 non_finite=sum(not math.isfinite(loss) for loss in losses),
                 skipped_updates=skipped,
                 lr=learning_rate(self.session.spec, self.plan, window.steps[-1]),
@@ -229,7 +218,7 @@ class Training:
         self.session.writer.flush()
 
     def record_epoch(self, epoch: int, before: dict[str, float], samples: int, wall_s: float) -> None:
-        """Record where the time of an epoch went; `before` is what had gone by when it began."""
+        """Record where the time of an epoch went; `before` has the seconds of each part at its beginning."""
         spent = {name: seconds - before.get(name, 0.0) for name, seconds in self.session.seconds.items()}
         named = {part: spent.get(part, 0.0) for part in ("train", "evaluation", "check", "checkpoint")}
         steps = len(self.plan.steps_of(epoch))
@@ -245,7 +234,7 @@ class Training:
                 other_s=wall_s - sum(named.values()),
                 wall_s=wall_s,
                 peak_memory_bytes=self.peak_memory_bytes,
-                replaced_samples=self.loader.dataset.take_replaced(),
+                replaced_samples=self.loader.dataset.pop_replaced_count(),
             )
         )
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import time
 
-from hpcbench.runs.events import Checkpoint, Epoch, Resumed, RunFinished, RunStarted, Steps
+from hpcbench.runs.events import Checkpoint, Epoch, Resumed, Steps
 from hpcbench.runs.run_environment import describe_environment
 from hpcbench.strategies.data_parallel_entries import NoopOptions
 from hpcbench.strategies.strategy_registry import STRATEGIES
@@ -22,60 +22,41 @@ class PretendedFailureError(RuntimeError):
 
 
 class NoopStrategy:
-    """Pretends to do a step."""
+    """A step that only takes time."""
 
     def __init__(self, options: NoopOptions) -> None:
         self.options = options
 
     def step(self, index: int) -> None:
-        """Take as long as a step was said to take, or fail where it was told to."""
+        """Sleep for `step_s`, or fail at the step that the options name."""
         if index == self.options.fail_at_step:
             raise PretendedFailureError(f"asked to fail at step {index}")
         time.sleep(self.options.step_s)
 
 
 def run_noop(session: RankSession) -> None:
-    """Pretend to train."""
+    """Write the records of a training run, without training."""
     spec = session.spec
     entry = STRATEGIES[spec.strategy]
     strategy: NoopStrategy = entry.load()(entry.options(**spec.strategy_options))
     samples = DATASETS[spec.dataset].train_samples or spec.dataset_options["samples"]
     plan = StepPlan.of(spec, samples)
-    session.record(
-        RunStarted(
-            spec=spec.to_json(),
-            declared=session.declared,
-            environment=describe_environment(),
-            processes=session.placement.processes,
-            process_start_ns=session.placement.process_start_ns,
-            steps_per_epoch=plan.steps_per_epoch,
-            total_steps=plan.total_steps,
-            train_samples=samples,
-            warnings=session.placement.warnings,
-        )
+    session.record_start(
+        describe_environment(),
+        steps_per_epoch=plan.steps_per_epoch,
+        total_steps=plan.total_steps,
+        train_samples=samples,
     )
-    session.writer.flush()
     session.seconds["startup"] = session.age_s()
-    done = _resume_noop(session)
-    plan = plan.going_on(done)
-    for epoch in range(done, plan.epochs):
+    epochs_done = _resume_noop(session)
+    plan = plan.resumed_at(epochs_done)
+    for epoch in range(epochs_done, plan.epochs):
         _run_epoch(session, strategy, plan, epoch)
         _write_mark(session, epoch + 1)
-    parts = {name: session.seconds.get(name, 0.0) for name in ("startup", "train")}
-    wall_s = session.age_s()
-    session.record(
-        RunFinished(
-            wall_s=wall_s,
-            startup_s=parts["startup"],
-            train_s=parts["train"],
-            evaluation_s=0.0,
-            check_s=0.0,
-            checkpoint_s=0.0,
-            other_s=wall_s - sum(parts.values()),
-            steps=plan.total_steps,
-            samples=plan.total_steps * spec.batch_size,
-            peak_memory_bytes=resident_peak_bytes(),
-        )
+    session.record_finish(
+        steps=plan.total_steps,
+        samples=plan.total_steps * spec.batch_size,
+        peak_memory_bytes=resident_peak_bytes(),
     )
 
 
@@ -102,7 +83,7 @@ def _run_epoch(session: RankSession, strategy: NoopStrategy, plan: StepPlan, epo
     began = time.perf_counter()
     trained_before = session.seconds.get("train", 0.0)
     for window in plan.windows(epoch):
-        with session.part("train"):
+        with session.timed_part("train"):
             step_s = []
             for step in window.steps:
                 session.raise_if_stopped()

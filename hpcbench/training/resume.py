@@ -4,41 +4,54 @@ checkpoint.
 
 from __future__ import annotations
 
-import os
 import time
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from hpcbench.runs.events import Checkpoint, Resumed
+from hpcbench.runs.record_writer import atomic_file
+from hpcbench.strategies.strategy_base import Strategy
+from hpcbench.strategies.world import World
 from hpcbench.training.checkpoint import CheckpointMark, is_checkpoint_due, newest_checkpoint
+from hpcbench.training.precision import RunPrecision
 from hpcbench.training.process_group import barrier, is_true_on_any_rank
-
-if TYPE_CHECKING:
-    from hpcbench.training.loop import Training
+from hpcbench.training.session import RankSession
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint can't be read; it is never left out silently."""
+    """A checkpoint can't be read; it is never ignored."""
 
 
-def save_if_due(training: Training, epoch: int, since_s: float) -> bool:
-    """Keep the state after `epoch` epochs if it is time to, on all ranks or none; says whether it did."""
-    session, world = training.session, training.world
+@dataclass(kw_only=True)
+class RankState:
+    """What a checkpoint is made of, and how this rank is connected; `samples` counts those trained on."""
+
+    session: RankSession
+    world: World
+    strategy: Strategy
+    arithmetic: RunPrecision
+    samples: int = 0
+
+
+def save_if_due(state: RankState, epoch: int, since_s: float) -> bool:
+    """Save the state after `epoch` epochs if it is due, on all ranks or none; return whether it was."""
+    session, world = state.session, state.world
     if session.spec.checkpoint == "none":
         return False
     if not is_true_on_any_rank(world, world.rank == 0 and is_checkpoint_due(session.spec, since_s)):
         return False
     began = time.perf_counter()
-    with session.part("checkpoint"):
+    with session.timed_part("checkpoint"):
         mark = CheckpointMark(
             attempt=session.placement.attempt,
             epoch=epoch,
             run_id=session.spec.run_id,
             ranks=world.training_ranks,
         )
-        size_bytes = _save_state(training, mark)
+        size_bytes = _save_state(state, mark)
         barrier(world)
         if world.rank == 0:
             mark.write(session.folder)
@@ -47,59 +60,51 @@ def save_if_due(training: Training, epoch: int, since_s: float) -> bool:
     return True
 
 
-def _save_state(training: Training, mark: CheckpointMark) -> int:
-    path = mark.state_of(training.session.folder, training.world.rank)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".tmp")
-    try:
-        with draft.open("wb") as file:
-            torch.save(_rank_state(training), file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+def _save_state(state: RankState, mark: CheckpointMark) -> int:
+    path = mark.state_of(state.session.folder, state.world.rank)
+    with atomic_file(path) as file:
+        torch.save(_state_values(state), file)
     return path.stat().st_size
 
 
-def _rank_state(training: Training) -> dict[str, Any]:
-    cuda = training.world.device.type == "cuda"
+def _state_values(state: RankState) -> dict[str, Any]:
+    cuda = state.world.device.type == "cuda"
     return {
-        "strategy": training.strategy.state(),
-        "arithmetic": training.arithmetic.state(),
-        "samples": training.samples,
+        "strategy": state.strategy.state(),
+        "arithmetic": state.arithmetic.state(),
+        "samples": state.samples,
         "random": torch.get_rng_state(),
-        "random_cuda": torch.cuda.get_rng_state(training.world.device) if cuda else None,
+        "random_cuda": torch.cuda.get_rng_state(state.world.device) if cuda else None,
     }
 
 
-def resume_from_checkpoint(training: Training) -> int:
-    """Go on from the newest checkpoint, if there is one; returns how many epochs are done already."""
-    session, world = training.session, training.world
-    mark = _agree_on_checkpoint(training)
+def resume_from_checkpoint(state: RankState) -> int:
+    """Resume from the newest checkpoint, if there is one; return how many epochs are done."""
+    session, world = state.session, state.world
+    mark = _agree_on_checkpoint(state)
     if mark is None:
         return 0
     path = mark.state_of(session.folder, world.rank)
     try:
-        state = torch.load(path, map_location=world.device, weights_only=True)
+        values = torch.load(path, map_location=world.device, weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError) as error:
         raise CheckpointError(
-            f"{path}: this checkpoint can't be read ({error}). Without {session.folder.checkpoint} the run "
-            "begins anew"
+            f"{path}: this checkpoint cannot be read ({error}). Delete {session.folder.checkpoint} to start "
+            "the run from the beginning"
         ) from error
-    training.strategy.load_state(state["strategy"])
-    training.arithmetic.load_state(state["arithmetic"])
-    training.samples = state["samples"]
-    torch.set_rng_state(state["random"].cpu())
-    if state["random_cuda"] is not None:
-        torch.cuda.set_rng_state(state["random_cuda"].cpu(), world.device)
+    state.strategy.load_state(values["strategy"])
+    state.arithmetic.load_state(values["arithmetic"])
+    state.samples = values["samples"]
+    torch.set_rng_state(values["random"].cpu())
+    if values["random_cuda"] is not None:
+        torch.cuda.set_rng_state(values["random_cuda"].cpu(), world.device)
     session.record(Resumed(epoch=mark.epoch, from_attempt=mark.attempt))
     return mark.epoch
 
 
-def _agree_on_checkpoint(training: Training) -> CheckpointMark | None:
+def _agree_on_checkpoint(state: RankState) -> CheckpointMark | None:
     """Let rank 0 choose: on a network file system the others might not see the newest mark yet."""
-    session, world = training.session, training.world
+    session, world = state.session, state.world
     spec = session.spec
     mark = newest_checkpoint(session.folder, spec, session.placement.attempt) if world.rank == 0 else None
     chosen = torch.tensor([mark.attempt, mark.epoch] if mark else [0, 0], device=world.device)

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from hpcbench.runs.events import RunFinished, RunStarted, Updates
+from hpcbench.runs.events import Updates
 from hpcbench.strategies.server_channel import ENDING_KINDS, CommandInbox, CommandKind, ServerCommand
 from hpcbench.strategies.strategy_base import Strategy
 from hpcbench.strategies.world import MakeOptimizer, World
 from hpcbench.training.measurement import device_peak_bytes, resident_peak_bytes
 from hpcbench.training.process_group import confirm_stop
-from hpcbench.training.session import RankSession, StopRequestedError
+from hpcbench.training.session import RankSession
 
 WINDOW_KINDS = (CommandKind.WARM_UP, CommandKind.WINDOW)
 
@@ -25,28 +25,17 @@ def serve_until_end(
     make_optimizer: MakeOptimizer,
     environment: dict[str, Any],
 ) -> None:
-    """Serve until every training rank has ended. Raises StopRequestedError where they were told to stop."""
-    session.record(
-        RunStarted(
-            spec=session.spec.to_json(),
-            declared=session.declared,
-            environment=environment,
-            role="serve",
-            processes=session.placement.processes,
-            process_start_ns=session.placement.process_start_ns,
-            warnings=session.placement.warnings,
-        )
-    )
-    session.writer.flush()
+    """Serve until every training rank has ended. Raises StopRequestedError where a signal stopped them."""
+    session.record_start(environment, role="serve")
     session.seconds["startup"] = session.age_s()
     session.phase = "serve"
-    orders = CommandStream(session, world, strategy)
-    strategy.serve(orders, make_optimizer)
-    if orders.interrupted:
+    commands = CommandStream(session, world, strategy)
+    strategy.serve(commands, make_optimizer)
+    if commands.interrupted:
         confirm_stop(world)
-        raise StopRequestedError(session.stop_signal.name if session.stop_signal else "on a peer")
-    session.record(_server_finished(session, orders))
-    session.writer.sync()
+        session.raise_stop()
+    peak = resident_peak_bytes() if world.device.type == "cpu" else 0
+    session.record_finish(peak_memory_bytes=max(commands.peak_memory_bytes, peak))
 
 
 @dataclass(frozen=True)
@@ -61,8 +50,8 @@ class OpenWindow:
 class CommandStream:
     """The commands for a strategy, one after the other, until all training ranks have ended.
 
-    What only concerns the record is kept here: windows of the server's own wall clock, which begin with those
-    of the training rank that is furthest.
+    It also records windows of the server's own wall clock, which begin with those of the training rank that
+    is furthest ahead.
     """
 
     session: RankSession
@@ -71,8 +60,8 @@ class CommandStream:
     interrupted: bool = False
     idle_s: float = 0.0
     peak_memory_bytes: int = 0
-    opened: OpenWindow | None = None
-    resting: set[int] = field(default_factory=set)
+    open_window: OpenWindow | None = None
+    finished_ranks: set[int] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[ServerCommand]:
         """Yield commands; the time until the next one comes is the server's idle time."""
@@ -89,31 +78,31 @@ class CommandStream:
             else:
                 yield command
             if command.kind is CommandKind.REST:
-                self.note_rest(command)
+                self.end_epoch(command)
 
     def begin_window(self, command: ServerCommand) -> None:
         """Begin a window unless another rank has begun it already."""
-        if self.opened is None or command.first_step > self.opened.command.first_step:
+        if self.open_window is None or command.first_step > self.open_window.command.first_step:
             self.end_window()
             self.idle_s = 0.0
-            self.opened = OpenWindow(command, time.perf_counter())
+            self.open_window = OpenWindow(command, time.perf_counter())
 
-    def note_rest(self, command: ServerCommand) -> None:
+    def end_epoch(self, command: ServerCommand) -> None:
         """End the epoch's last window when all training ranks have finished the epoch."""
-        self.resting.add(command.worker)
-        if len(self.resting) == self.world.training_ranks:
+        self.finished_ranks.add(command.worker)
+        if len(self.finished_ranks) == self.world.training_ranks:
             self.end_window()
-            self.resting = set()
+            self.finished_ranks = set()
             self.session.writer.sync()
 
     def end_window(self) -> None:
         """Record the window that is under way."""
-        if self.opened is None:
+        if self.open_window is None:
             return
         peak = device_peak_bytes(self.world.device)
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak)
-        wall_s = time.perf_counter() - self.opened.began
-        command, seconds = self.opened.command, self.session.seconds
+        wall_s = time.perf_counter() - self.open_window.began
+        command, seconds = self.open_window.command, self.session.seconds
         seconds["train"] = seconds.get("train", 0.0) + wall_s
         self.session.record(
             Updates(
@@ -127,23 +116,4 @@ class CommandStream:
             )
         )
         self.session.writer.flush()
-        self.opened = None
-
-
-def _server_finished(session: RankSession, orders: CommandStream) -> RunFinished:
-    wall_s = session.age_s()
-    startup_s, train_s = session.seconds["startup"], session.seconds.get("train", 0.0)
-    return RunFinished(
-        wall_s=wall_s,
-        startup_s=startup_s,
-        train_s=train_s,
-        evaluation_s=0.0,
-        check_s=0.0,
-        checkpoint_s=0.0,
-        other_s=wall_s - startup_s - train_s,
-        steps=0,
-        samples=0,
-        peak_memory_bytes=max(orders.peak_memory_bytes, resident_peak_bytes())
-        if orders.world.device.type == "cpu"
-        else orders.peak_memory_bytes,
-    )
+        self.open_window = None

@@ -4,7 +4,6 @@ signals; and how an out-of-memory error is recognised. Imports no torch.
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 import time
@@ -13,15 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
-from hpcbench.runs.events import Event
+from hpcbench.runs.events import Event, RunFinished, RunStarted
 from hpcbench.runs.placement import Placement
 from hpcbench.runs.record_writer import EventWriter
 from hpcbench.runs.results_folder import RunFolder
 from hpcbench.sweep.run_spec import RunSpec
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+PARTS = ("startup", "train", "evaluation", "check", "checkpoint")  # the named times of a finished run
 
 
 class StopRequestedError(Exception):
@@ -30,10 +30,10 @@ class StopRequestedError(Exception):
 
 @dataclass
 class RankSession:
-    """What a rank has to work with: its run, its place, its record, and how its time went by.
+    """What a rank has to work with: its run, its placement, its record file, and its time accounting.
 
-    `seconds` sums the wall time of each named part of the run; the parts do not overlap, so that what is
-    missing from the whole is `other`.
+    `seconds` sums the wall time of each named part of the run; the parts do not overlap, and the rest of the
+    run's time is `other`.
     """
 
     spec: RunSpec
@@ -50,16 +50,49 @@ class RankSession:
         return RunFolder(Path(self.placement.run_folder))
 
     def record(self, event: Event) -> None:
-        """Take an event into the record's buffer."""
+        """Add an event to the record's buffer."""
         self.writer.write(event)
 
+    def record_start(self, environment: dict[str, Any], **facts: Any) -> None:
+        """Record that this process has joined the run; `facts` are further fields of RunStarted."""
+        self.record(
+            RunStarted(
+                spec=self.spec.to_json(),
+                declared=self.declared,
+                environment=environment,
+                processes=self.placement.processes,
+                process_start_ns=self.placement.process_start_ns,
+                warnings=self.placement.warnings,
+                **facts,
+            )
+        )
+        self.writer.flush()
+
+    def record_finish(
+        self, *, steps: int = 0, samples: int = 0, peak_memory_bytes: int | None = None
+    ) -> None:
+        """Record that this process has done all of its work, and in which parts its time was spent."""
+        named_s = {f"{part}_s": self.seconds.get(part, 0.0) for part in PARTS}
+        wall_s = self.age_s()
+        self.record(
+            RunFinished(
+                wall_s=wall_s,
+                **named_s,
+                other_s=wall_s - sum(named_s.values()),
+                steps=steps,
+                samples=samples,
+                peak_memory_bytes=peak_memory_bytes,
+            )
+        )
+        self.writer.sync()
+
     @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Count the time inside as this part of the run."""
+    def timed_part(self, name: str) -> Iterator[None]:
+        """Count the time of the block as this part of the run."""
         before, began = self.phase, time.perf_counter()
         self.phase = name
         yield
-        # Not in a finally clause: after an error `phase` has to say where it happened.
+        # Not in a finally clause: after an error `phase` is the part in which it happened.
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - began
         self.phase = before
 
@@ -67,28 +100,26 @@ class RankSession:
         """Return the seconds since the supervisor started this process."""
         return (time.time_ns() - self.placement.process_start_ns) / 1e9
 
-    def listen_for_stop(self) -> None:
-        """Let signals ask for a stop at the next step, instead of ending the process in mid-air."""
+    def install_stop_handlers(self) -> None:
+        """Let signals request a stop at the next step, instead of ending the process at once."""
 
-        def note(number: int, frame: FrameType | None) -> None:
+        def handle(number: int, frame: FrameType | None) -> None:
             self.stop_signal = self.stop_signal or signal.Signals(number)
 
-        for each in STOP_SIGNALS:
-            signal.signal(each, note)
+        for stop_signal in STOP_SIGNALS:
+            signal.signal(stop_signal, handle)
 
     def raise_if_stopped(self) -> None:
-        """Raise StopRequestedError if a signal has come."""
+        """Raise StopRequestedError if this process has received a signal."""
         if self.stop_signal is not None:
-            raise StopRequestedError(self.stop_signal.name)
+            self.raise_stop()
+
+    def raise_stop(self) -> NoReturn:
+        """Raise StopRequestedError, with the signal, or because another rank has received one."""
+        raise StopRequestedError(self.stop_signal.name if self.stop_signal else "on a peer")
 
 
-def read_declared_spec(folder: RunFolder) -> tuple[RunSpec, dict[str, Any] | None]:
-    """Return the run to do, and the declared one where `--smoke` has scaled it down."""
-    stored = json.loads(folder.spec.read_text())
-    return RunSpec.from_json(stored["spec"]), stored.get("declared")
-
-
-# torch's own type has this name; on a CPU it raises a RuntimeError with these words.
+# torch's error has this name; on a CPU torch raises a RuntimeError with these words.
 OUT_OF_MEMORY_TYPE = "OutOfMemoryError"
 OUT_OF_MEMORY_TEXTS = (
     "DefaultCPUAllocator: can't allocate memory", "CUDA out of memory", "CUDA error: out of memory",

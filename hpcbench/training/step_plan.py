@@ -50,7 +50,7 @@ class StepPlan:
         # A run shorter than its warm-up would have nothing to report: at most half of it warms up.
         return cls(per_epoch, total, min(spec.warmup_steps, total // 2), spec.window_steps)
 
-    def going_on(self, epochs: int) -> StepPlan:
+    def resumed_at(self, epochs: int) -> StepPlan:
         """Return the plan of a process that begins after some epochs: it has to warm up, too."""
         first = min(epochs * self.steps_per_epoch, self.total_steps)
         return replace(self, warmup_steps=min(first + self.warmup_steps, self.total_steps))

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpcbench.runs.events import RunFinished, RunStarted
 from hpcbench.runs.placement import Placement
+from hpcbench.runs.record_writer import atomic_file
 from hpcbench.runs.run_environment import describe_environment
 from hpcbench.strategies.strategy_base import Strategy
 from hpcbench.strategies.strategy_registry import STRATEGIES
@@ -24,7 +24,7 @@ from hpcbench.tasks.image_pipeline import DataContext
 from hpcbench.tasks.task_registry import DATASETS, MODELS
 from hpcbench.training import server_loop
 from hpcbench.training.exchange_ablation import measure_exchange
-from hpcbench.training.loop import TrainedParameters, Training
+from hpcbench.training.loop import ModelParameters, Training
 from hpcbench.training.measurement import clock_for, resident_peak_bytes
 from hpcbench.training.precision import RunPrecision
 from hpcbench.training.process_group import barrier, dismiss_servers, join_process_group, leave_process_group
@@ -44,28 +44,41 @@ def run_training_rank(session: RankSession) -> None:
         leave_process_group(world)
         return
     training = assemble_training(session, world)
-    session.record(_run_started(training))
-    done = resume_from_checkpoint(training)
-    training.plan = training.plan.going_on(done)
+    dataset = training.loader.dataset
+    session.record_start(
+        {**describe_environment(), **describe_torch(world.device)},
+        parameters=training.parameters.count,
+        parameter_bytes=training.parameters.size_bytes,
+        steps_per_epoch=training.plan.steps_per_epoch,
+        total_steps=training.plan.total_steps,
+        train_samples=dataset.train_samples,
+        evaluation_samples=dataset.evaluation_samples,
+        emulated=training.strategy.emulated,
+    )
+    epochs_done = resume_from_checkpoint(training)
+    training.plan = training.plan.resumed_at(epochs_done)
     session.writer.flush()
     barrier(world)
-    training.loader.dataset.everyone_is_ready()
+    dataset.all_ranks_loaded()
     session.seconds["startup"] = session.age_s()
     try:
-        training.run(done)
+        training.run(epochs_done)
     except StopRequestedError:
         dismiss_servers(world, interrupted=True)
         raise
-    record_peak_memory(training)  # what comes now needs memory of its own
+    record_peak_memory(training)  # before what needs further memory
     if spec.save_weights:
-        save_weights(training)  # before steps that may fail, and have nothing to do with them
+        save_weights(training)  # before the ablation, which may fail
     if spec.measure_exchange:
         make_optimizer = partial(build_optimizer, spec.optimizer)
-        example = example_batch(training.loader.dataset, spec)
+        example = example_batch(dataset, spec)
         measure_exchange(training, partial(make_strategy, spec, world), make_optimizer, example)
-    training.loader.dataset.close()
-    session.record(_run_finished(training))
-    session.writer.sync()
+    dataset.close()
+    session.record_finish(
+        steps=training.plan.total_steps,
+        samples=training.samples,
+        peak_memory_bytes=training.peak_memory_bytes,
+    )
     dismiss_servers(world, interrupted=False)
     leave_process_group(world)
 
@@ -87,14 +100,23 @@ def assemble_training(session: RankSession, world: World) -> Training:
     dataset = load_dataset(spec, world.device, arithmetic.dtype, session.placement)
     model = build_model(spec, dataset, world.device, arithmetic.dtype)
     strategy = make_strategy(spec, world, arithmetic)
-    trained = TrainedParameters.of(model)
+    parameters = ModelParameters.of(model)
     strategy.rehearse(model, example_batch(dataset, spec))
     if spec.compile:
         model.compile()  # in place: the names of the weights stay those of a single device
     strategy.prepare(model, partial(build_optimizer, spec.optimizer))
     loader = ShardLoader(dataset, strategy.seat(), spec.batch_size, spec.accumulation, spec.seed)
     plan = StepPlan.of(spec, dataset.train_samples)
-    return Training(session, world, strategy, arithmetic, loader, plan, clock_for(world.device), trained)
+    return Training(
+        session=session,
+        world=world,
+        strategy=strategy,
+        arithmetic=arithmetic,
+        loader=loader,
+        plan=plan,
+        clock=clock_for(world.device),
+        parameters=parameters,
+    )
 
 
 def make_strategy(spec: RunSpec, world: World, arithmetic: RunPrecision) -> Strategy:
@@ -146,13 +168,10 @@ def build_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> 
     """
     groups: Any = parameters
     if not spec.weight_decay_on_norm:
-        every = list(parameters)
-        spared = {"params": [each for each in every if each.ndim <= 1], "weight_decay": 0.0}
-        groups = [
-            group
-            for group in ({"params": [each for each in every if each.ndim > 1]}, spared)
-            if group["params"]
-        ]
+        all_parameters = list(parameters)
+        with_decay = {"params": [p for p in all_parameters if p.ndim > 1]}
+        without_decay = {"params": [p for p in all_parameters if p.ndim <= 1], "weight_decay": 0.0}
+        groups = [group for group in (with_decay, without_decay) if group["params"]]
     return torch.optim.SGD(
         groups,
         lr=spec.lr,
@@ -163,38 +182,17 @@ def build_optimizer(spec: OptimizerSpec, parameters: Iterable[nn.Parameter]) -> 
 
 
 def record_peak_memory(training: Training) -> None:
-    """Take into account what a rank on a CPU has needed outside its windows."""
+    """Include the memory that a rank on a CPU has used outside of its windows."""
     if training.world.device.type == "cpu":
         training.peak_memory_bytes = max(training.peak_memory_bytes, resident_peak_bytes())
 
 
 def save_weights(training: Training) -> None:
-    """Write the whole model; every rank takes part where its parts are spread, rank 0 writes."""
+    """Write the whole model: all ranks contribute their parts, rank 0 writes."""
     weights = {name: value.cpu() for name, value in training.strategy.weights().items()}
     if training.world.rank == 0:
-        path = training.session.folder.weights
-        temporary = path.with_suffix(".tmp")
-        torch.save(weights, temporary)
-        temporary.replace(path)
-
-
-def _run_started(training: Training) -> RunStarted:
-    session, plan = training.session, training.plan
-    return RunStarted(
-        spec=session.spec.to_json(),
-        declared=session.declared,
-        environment={**describe_environment(), **describe_torch(training.world.device)},
-        processes=session.placement.processes,
-        process_start_ns=session.placement.process_start_ns,
-        parameters=training.trained.numbers,
-        parameter_bytes=training.trained.size_bytes,
-        steps_per_epoch=plan.steps_per_epoch,
-        total_steps=plan.total_steps,
-        train_samples=training.loader.dataset.train_samples,
-        evaluation_samples=training.loader.dataset.evaluation_samples,
-        emulated=training.strategy.emulated,
-        warnings=session.placement.warnings,
-    )
+        with atomic_file(training.session.folder.weights) as file:
+            torch.save(weights, file)
 
 
 def describe_torch(device: torch.device) -> dict[str, object]:
@@ -209,22 +207,3 @@ def describe_torch(device: torch.device) -> dict[str, object]:
             "cudnn": torch.backends.cudnn.version(),
         }
     return facts
-
-
-def _run_finished(training: Training) -> RunFinished:
-    session = training.session
-    parts = ("startup", "train", "evaluation", "check", "checkpoint")
-    named = {part: session.seconds.get(part, 0.0) for part in parts}
-    wall_s = session.age_s()
-    return RunFinished(
-        wall_s=wall_s,
-        startup_s=named["startup"],
-        train_s=named["train"],
-        evaluation_s=named["evaluation"],
-        check_s=named["check"],
-        checkpoint_s=named["checkpoint"],
-        other_s=wall_s - sum(named.values()),
-        steps=training.plan.total_steps,
-        samples=training.samples,
-        peak_memory_bytes=training.peak_memory_bytes,
-    )

@@ -1,7 +1,6 @@
-"""Entry point of every rank:
+"""Entry point of every rank: `python -m hpcbench.training.worker`. No other module imports it.
 
-`python -m hpcbench.training.worker`. No other module imports it. Exit status: 0 finished; 1 failed, and the
-record says why; 128 + the signal's number if it was told to stop.
+Exit status: 0 finished; 1 failed, and the record has the reason; 128 + the signal's number after a signal.
 """
 
 from __future__ import annotations
@@ -21,10 +20,12 @@ from hpcbench.runs.placement import Placement
 from hpcbench.runs.record_writer import EventWriter
 from hpcbench.runs.results_folder import RunFolder
 from hpcbench.runs.run_environment import bind_to_cores
+from hpcbench.runs.spec_file import read_spec_json
 from hpcbench.strategies.strategy_registry import STRATEGIES
+from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.tasks.data_check import find_data_problem
 from hpcbench.tasks.task_registry import DATASETS
-from hpcbench.training.session import RankSession, StopRequestedError, find_out_of_memory, read_declared_spec
+from hpcbench.training.session import RankSession, StopRequestedError, find_out_of_memory
 
 TIMEOUT_WORDS = re.compile(r"timed out|timeout", re.IGNORECASE)  # gloo's and NCCL's words
 
@@ -36,12 +37,13 @@ def main() -> int:
         print("hpcbench.training.worker is started by `hpcbench run` or `hpcbench submit`", file=sys.stderr)
         return 2
     folder = RunFolder(Path(placement.run_folder))
-    spec, declared = read_declared_spec(folder)
+    stored = read_spec_json(folder)
+    spec = RunSpec.from_json(stored["spec"])
     path = folder.events(placement.attempt, placement.rank)
     writer = EventWriter(path, run_id=spec.run_id, attempt=placement.attempt, rank=placement.rank)
     bind_to_cores(placement.cores)
-    session = RankSession(spec, declared, placement, writer)
-    session.listen_for_stop()
+    session = RankSession(spec, stored.get("declared"), placement, writer)
+    session.install_stop_handlers()
     status = _run_and_record(session)
     writer.close()
     return status
@@ -52,8 +54,8 @@ def _run_and_record(session: RankSession) -> int:
         _run_rank(session)
     except StopRequestedError as request:
         session.record(Interrupted(reason="told to stop", signal=str(request)))
-        return 128 + (session.stop_signal or signal.SIGTERM).value  # a peer may have heard it alone
-    except Exception as error:  # noqa: BLE001  whatever ends a rank has to stand in its record
+        return 128 + (session.stop_signal or signal.SIGTERM).value  # perhaps only a peer received it
+    except Exception as error:  # noqa: BLE001  every error that ends a rank is recorded
         traceback.print_exc()
         session.record(_failure(session, error))
         return 1
@@ -108,11 +110,11 @@ def _failure(session: RankSession, error: Exception) -> RunFailed:
 
 
 def _reason(session: RankSession, error: Exception) -> str:
-    """Return the first line of an error; of a time-out also what it means, which its words seldom say."""
-    told = f"{type(error).__name__}: {error}".splitlines()[0]
-    if isinstance(error, RuntimeError) and TIMEOUT_WORDS.search(told) and session.spec.processes > 1:
-        return f"another rank did not answer within timeout_s, {session.spec.timeout_s:g} s ({told})"
-    return told
+    """Return the first line of an error; for a time-out also what it means."""
+    message = f"{type(error).__name__}: {error}".splitlines()[0]
+    if isinstance(error, RuntimeError) and TIMEOUT_WORDS.search(message) and session.spec.processes > 1:
+        return f"another rank did not answer within timeout_s, {session.spec.timeout_s:g} s ({message})"
+    return message
 
 
 def _exit(status: int) -> NoReturn:

@@ -52,7 +52,7 @@ def load(tmp_path: Path) -> Iterator[Load]:
 
     yield load_one
     for each in loaded:
-        each.everyone_is_ready()
+        each.all_ranks_loaded()
         each.close()
 
 

@@ -202,7 +202,7 @@ def _disk_file(load: Load, generated: Path, cache_folder: Path) -> Path:
 def test_cache_is_filled_by_processes(load: Load, generated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Larger data sets are decoded by several processes; the pixels are those of one."""
     alone = load("imagenet", generated / "imagenet", options=DECODED, cache="memory")
-    alone.everyone_is_ready()  # its memory has no name any more: the next one has to be filled
+    alone.all_ranks_loaded()  # its memory has no name any more: the next one has to be filled
     monkeypatch.setattr(image_cache, "IMAGES_PER_BLOCK", 50)
     many = load("imagenet", generated / "imagenet", options=DECODED, cache="memory", rank=1)
     monkeypatch.undo()

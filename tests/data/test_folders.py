@@ -267,8 +267,8 @@ def test_corrupt_picture_is_replaced_alike(
         for labels in [part.labels]
     ]
     assert {len(labels) for labels in batches} == {24 // shards}
-    assert sum(dataset.take_replaced() for dataset in datasets) == 1
-    assert datasets[0].take_replaced() == 0
+    assert sum(dataset.pop_replaced_count() for dataset in datasets) == 1
+    assert datasets[0].pop_replaced_count() == 0
     assert path.name in capfd.readouterr().err
 
 

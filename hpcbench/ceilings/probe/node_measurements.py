@@ -17,7 +17,6 @@ from hpcbench.ceilings.probe.probe_team import ProbeTeam, median_by, repetitions
 from hpcbench.training.measurement import Timeline, WindowTimes, clock_for, timeline_for
 
 BatchType = TypeVar("BatchType")
-ROTATING_BATCHES = 8
 WARM_UP_STEPS = 3
 COMPUTE_WINDOWS, COMPUTE_WINDOW_S = 2, 0.35
 MIN_WINDOW_STEPS, MAX_WINDOW_STEPS = 2, 200

@@ -34,7 +34,6 @@ from hpcbench.ceilings.measurement_points import (
 from hpcbench.ceilings.probe import node_measurements as device_ceilings
 from hpcbench.ceilings.probe.link_measurement import device_synchroniser, message_sizes_up_to, time_link
 from hpcbench.ceilings.probe.node_measurements import (
-    ROTATING_BATCHES,
     LoaderFeed,
     LocalTrainer,
     count_flop,
@@ -42,13 +41,13 @@ from hpcbench.ceilings.probe.node_measurements import (
     time_model_alone,
 )
 from hpcbench.ceilings.probe.probe_team import ProbeLocation, ProbeTeam
-from hpcbench.runs.events import RunFinished, RunStarted
 from hpcbench.runs.run_environment import describe_environment
 from hpcbench.strategies.strategy_base import Strategy
 from hpcbench.strategies.world import World
 from hpcbench.sweep.run_spec import InputOptions, RunSpec
 from hpcbench.tasks.batches import Batch, LabelledDataset, RankRole, ShardLoader
-from hpcbench.training.loop import TrainedParameters
+from hpcbench.tasks.in_memory_datasets import ROTATING_BATCHES
+from hpcbench.training.loop import ModelParameters
 from hpcbench.training.measurement import WindowTimes
 from hpcbench.training.precision import RunPrecision
 from hpcbench.training.process_group import join_process_group, leave_process_group
@@ -67,47 +66,22 @@ def run_probe_rank(session: RankSession) -> None:
     specs = [RunSpec.from_json(each) for each in json.loads(session.folder.probe.read_text())]
     world = join_process_group(session.spec, session.placement)
     environment = {**describe_environment(), **describe_torch(world.device)}
-    session.record(
-        RunStarted(
-            spec=session.spec.to_json(),
-            environment=environment,
-            processes=session.placement.processes,
-            process_start_ns=session.placement.process_start_ns,
-            warnings=session.placement.warnings,
-        )
-    )
-    session.writer.flush()
+    session.record_start(environment)
     place = ProbeLocation(session.placement.node, session.placement.local_rank)
     team = ProbeTeam.meet(world.rank, world.size, place, world.device)
     # torch imports its compiler with the first optimizer, for seconds: here by all processes at once.
     torch.optim.SGD([torch.zeros(1)])
     session.seconds["startup"] = session.age_s()
     _ProbeRank(session, team, str(environment["hostname"]), str(environment["device"])).measure(specs)
-    session.record(_finished(session))
-    session.writer.sync()
+    session.record_finish()
     leave_process_group(world)
-
-
-def _finished(session: RankSession) -> RunFinished:
-    wall_s, startup_s = session.age_s(), session.seconds["startup"]
-    return RunFinished(
-        wall_s=wall_s,
-        startup_s=startup_s,
-        train_s=0.0,
-        evaluation_s=0.0,
-        check_s=0.0,
-        checkpoint_s=0.0,
-        other_s=wall_s - startup_s,
-        steps=0,
-        samples=0,
-    )
 
 
 @dataclass(frozen=True)
 class _TimedModel:
     """A model, the operations of one of its steps, and its fastest window."""
 
-    trained: TrainedParameters
+    trained: ModelParameters
     flop: int
     times: WindowTimes
 
@@ -170,7 +144,7 @@ class _ProbeRank:
         key = (spec.model, spec.stem, dataset.channels, dataset.classes, dtype)
         if key not in self._sizes:
             model = build_model(spec, dataset, torch.device("cpu"), dtype)
-            self._sizes[key] = TrainedParameters.of(model).size_bytes
+            self._sizes[key] = ModelParameters.of(model).size_bytes
         return self._sizes[key]
 
     def _measure_link(self, point: LinkPoint, largest_bytes: int) -> None:
@@ -213,7 +187,7 @@ class _ProbeRank:
             torch.manual_seed(spec.seed)
             arithmetic = RunPrecision(spec.precision, self.team.device)
             model = build_model(spec, dataset, self.team.device, arithmetic.dtype)
-            trained = TrainedParameters.of(model)
+            trained = ModelParameters.of(model)
             trainer = _trainer(spec, model, dataset, arithmetic, self.team.device)
             if self.team.leads:
                 flop = count_flop(trainer)
@@ -237,7 +211,7 @@ class _ProbeRank:
                 forward_backward_s=times.phase_s["forward_backward"] / steps,
                 update_s=times.phase_s["update"] / steps,
                 flop_per_image=fastest.flop // point.batch,
-                parameters=trained.numbers,
+                parameters=trained.count,
                 parameter_bytes=trained.size_bytes,
                 parameter_tensors=len(trained.names),
                 **vars(point),
@@ -253,7 +227,7 @@ class _ProbeRank:
             feed = _loader_share(spec, dataset, point.ranks, self.team)
         self.team.barrier()
         if dataset:
-            dataset.everyone_is_ready()
+            dataset.all_ranks_loaded()
         steps, seconds = time_loader_alone(self.team, feed)
         if dataset:
             dataset.close()
