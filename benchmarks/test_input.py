@@ -32,11 +32,11 @@ from hpcbench.tasks.batches import Batch, RankRole, ShardLoader
 from hpcbench.tasks.cifar_files import CIFAR_EDITIONS
 from hpcbench.tasks.decode_workers import DecodeRequest
 from hpcbench.tasks.image_augmentation import AugmentationSeed, CropAndFlip, NormaliseImages
-from hpcbench.tasks.image_pipeline import TRAIN, ImageDataset
+from hpcbench.tasks.image_pipeline import ImageDataset
+from hpcbench.tasks.picture_decoding import make_torchvision_importable
 from hpcbench.tasks.shared_folders import mark_generated
 from hpcbench.tasks.smoke_data import crop_photograph, make_smoke_data, photographs
-from hpcbench.tasks.task_registry import DATASETS, MODELS
-from hpcbench.tasks.torchvision_import import make_torchvision_importable
+from hpcbench.tasks.task_registry import DATASETS, MODELS, TRAIN
 from hpcbench.training.precision import RunPrecision
 from hpcbench.training.training_run import build_optimizer, load_dataset
 

@@ -5,6 +5,7 @@ that examine this machine (probe, data, doctor).
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from hpcbench.cli.arguments import (
@@ -223,9 +224,11 @@ def add_data(verbs: Verbs) -> None:
 
 
 def _check_data(given: argparse.Namespace) -> int:
-    from hpcbench.tasks.data_check import print_data_report
+    from hpcbench.tasks.data_check import check_data_under
 
-    return print_data_report(given.name, given.data, decode=given.decode, as_json=given.json)
+    report = check_data_under(given.name, given.data, decode=given.decode)
+    print(json.dumps(report.to_json()) if given.json else "\n".join(report.lines()))
+    return 0 if report.is_complete else 1
 
 
 def add_doctor(verbs: Verbs) -> None:

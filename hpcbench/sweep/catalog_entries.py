@@ -79,6 +79,12 @@ class Traffic:
         return (*self.during, *self.beside)
 
 
+def load_target(target: str) -> Any:
+    """Import what `package.module:name` names."""
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CatalogEntry:
     """An entry of a registry: `target` is `package.module:name` of what makes the thing."""
@@ -87,8 +93,7 @@ class CatalogEntry:
 
     def load(self) -> Any:
         """Import what makes it."""
-        module, _, name = self.target.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return load_target(self.target)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +172,7 @@ class ModelEntry(CatalogEntry):
 class DatasetEntry(CatalogEntry):
     """One entry of the data set registry.
 
+    `files` is the target of its `tasks.task_registry.DatasetFiles`, None where it needs no files.
     `train_samples` is None where it depends on the files. `check` returns why a run cannot use it, or None.
     `teaching`: it is wrong on purpose.
     """
@@ -177,9 +183,14 @@ class DatasetEntry(CatalogEntry):
     image_size: int | None = None
     train_samples: int | None = None
     evaluation_samples: int | None = None
-    needs_files: bool = False
+    files: str | None = None
     teaching: bool = False
     check: RefusalCheck = lambda spec: None
+
+    @property
+    def needs_files(self) -> bool:
+        """Whether it has to be downloaded, or generated, before a run."""
+        return self.files is not None
 
 
 @dataclass(frozen=True, kw_only=True)

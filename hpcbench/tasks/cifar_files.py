@@ -1,6 +1,5 @@
-"""Reads CIFAR-10 and CIFAR-100 as distributed:
-
-Python pickles (with a restricted unpickler) or Hugging Face's parquet files. Imports no torch.
+"""The files of CIFAR-10 and CIFAR-100 as distributed: Python pickles (read by a restricted unpickler) or
+Hugging Face's parquet files. Imports no torch.
 """
 
 from __future__ import annotations
@@ -17,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcbench.errors import InputError, SourcePlace, input_error
-from hpcbench.tasks.shared_folders import generated_samples
+from hpcbench.tasks.shared_folders import generated_samples, mark_generated
+from hpcbench.tasks.smoke_data import SMOKE_SEED, crop_photograph, photographs
+from hpcbench.tasks.task_registry import EVALUATION, TRAIN
 
 _reconstruct: Any = np.zeros(0).__reduce__()[0]  # numpy's own, wherever this version of it keeps it
 
@@ -116,6 +117,8 @@ CIFAR_EDITIONS = {
     ),
 }
 CIFAR_SAMPLES = {"train": 50_000, "test": 10_000}
+CIFAR_PARTS = {TRAIN: "train", EVALUATION: "test"}  # as the files call them
+CIFAR_SITE = "https://www.cs.toronto.edu/~kriz"
 
 
 @dataclass(frozen=True)
@@ -276,3 +279,53 @@ def _wrong_file_error(path: Path, problem: str, found: object = None) -> InputEr
     return input_error(
         problem, place=SourcePlace(str(path)), found=found, hint="Get it anew: `hpcbench data check` says how"
     )
+
+
+class CifarFiles:
+    """The files of CIFAR-10 or CIFAR-100 (a `task_registry.DatasetFiles`)."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._edition = name, CIFAR_EDITIONS[name]
+
+    def inspect(
+        self, folder: Path, part: str, *, decode: bool = False, skip_non_images: bool = False
+    ) -> tuple[int, list[str]]:
+        """Read a part as a run does; all of its images are checked by that."""
+        return len(read_cifar(self._name, folder, CIFAR_PARTS[part]).labels), []
+
+    def download_commands(self, target: str) -> list[str]:
+        """Return the commands; the first ones run on any machine that has a network."""
+        archive = self._edition.archive
+        return [
+            "# on a machine with a network:",
+            f"curl -O {CIFAR_SITE}/{archive}",
+            f'echo "{self._edition.archive_md5}  {archive}" | md5sum -c',
+            f"# if that is another machine: scp {archive} CLUSTER:",
+            f"mkdir -p {target} && tar -xzf {archive} -C {target}",
+        ]
+
+    def generate(self, folder: Path, train_samples: int, evaluation_samples: int) -> None:
+        """Write parts of photographs as CIFAR's pickles."""
+        edition = self._edition
+        generator, sources = np.random.default_rng(SMOKE_SEED), photographs()
+        per_file = -(-train_samples // len(edition.train_files))
+        (folder / edition.folder).mkdir(parents=True)
+        lengths = [*(per_file for _ in edition.train_files), evaluation_samples]
+        for file, length in zip((*edition.train_files, *edition.test_files), lengths, strict=True):
+            labels = [int(label) for label in np.arange(length) % edition.classes]
+            size = (CIFAR_SIDE, CIFAR_SIDE)
+            pictures = [
+                np.asarray(crop_photograph(sources, generator, label, edition.classes, size))
+                for label in labels
+            ]
+            rows = np.stack(pictures).transpose(0, 3, 1, 2).reshape(length, -1)
+            write_cifar_file(folder / edition.folder / file, edition, rows, labels)
+        mark_generated(folder, {"train": per_file * len(edition.train_files), "test": evaluation_samples})
+
+
+def write_cifar_file(path: Path, edition: CifarEdition, rows: NDArray[np.uint8], labels: list[int]) -> None:
+    """Write rows of 3,072 bytes the way CIFAR is distributed, in the pickle protocol of Python 2."""
+    names = [b"generated_%d.png" % row for row in range(len(labels))]
+    content = {b"data": rows, edition.label_key: labels, b"filenames": names, b"batch_label": b"generated"}
+    with path.open("wb") as file:
+        pickle.dump(content, file, protocol=2)

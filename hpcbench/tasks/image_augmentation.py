@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hpcbench.tasks.picture_decoding import CropBox
+
 _GAMMA = 0x9E3779B97F4A7C15
 _FACTORS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 _MASK = (1 << 64) - 1
@@ -199,9 +201,6 @@ def _cropped(images: Tensor, padding: int, top: Tensor, left: Tensor, flip: Tens
     return padded.view(-1, channels).index_select(0, pixels).view(images.shape)
 
 
-CropBox = tuple[int, int, int, int]  # top, left, height, width
-
-
 def crop_boxes(shapes: Sequence[tuple[int, int]], samples: Tensor, moment: AugmentationSeed) -> list[CropBox]:
     """Return the part of each image that is used; `shapes` are (height, width), `samples` is on the host.
 
@@ -234,15 +233,15 @@ def crop_box(height: int, width: int, numbers: list[int] | None) -> CropBox:
         aspect = math.exp(low + ratio * (high - low))
         wide, tall = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
         if 0 < wide <= width and 0 < tall <= height:
-            return int(top * (height - tall + 1)), int(left * (width - wide + 1)), tall, wide
+            return CropBox(int(top * (height - tall + 1)), int(left * (width - wide + 1)), tall, wide)
     wide = min(width, max(1, round(height * CROP_RATIO[1])))
     tall = min(height, max(1, round(width / CROP_RATIO[0])))
-    return (height - tall) // 2, (width - wide) // 2, tall, wide
+    return CropBox((height - tall) // 2, (width - wide) // 2, tall, wide)
 
 
 def _centre(height: int, width: int) -> CropBox:
     side = max(1, round(min(height, width) * 7 / 8))
-    return (height - side) // 2, (width - side) // 2, side, side
+    return CropBox((height - side) // 2, (width - side) // 2, side, side)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from hpcbench.tasks.image_augmentation import (
     Augmentation,
     AugmentationSeed,
     CropAndFlip,
-    CropBox,
     Flip,
     NormaliseImages,
     ResizedCropAndFlip,
@@ -27,18 +26,10 @@ from hpcbench.tasks.image_augmentation import (
     crop_numbers,
 )
 from hpcbench.tasks.image_index import ImageIndex
-from hpcbench.tasks.image_pipeline import (
-    EVALUATION,
-    TRAIN,
-    DataContext,
-    ImageDataset,
-    ImageRecipe,
-    assemble_image_dataset,
-)
-from hpcbench.tasks.task_registry import FolderOptions
+from hpcbench.tasks.image_pipeline import DataContext, ImageDataset, ImageRecipe, assemble_image_dataset
+from hpcbench.tasks.task_registry import EVALUATION, TRAIN, FolderOptions
 
 CIFAR_PADDING = 4
-CIFAR_PARTS = {TRAIN: "train", EVALUATION: "test"}
 
 
 class CifarDecoder:
@@ -66,7 +57,7 @@ def load_cifar_dataset(*, context: DataContext, **_: Any) -> ImageDataset:
     edition = cifar_files.CIFAR_EDITIONS[spec.dataset]
     parts = {
         part: CifarDecoder(cifar_files.read_cifar(spec.dataset, root, files))
-        for part, files in CIFAR_PARTS.items()
+        for part, files in cifar_files.CIFAR_PARTS.items()
     }
     recipe = ImageRecipe(
         classes=edition.classes,
@@ -80,11 +71,7 @@ def load_cifar_dataset(*, context: DataContext, **_: Any) -> ImageDataset:
     )
 
 
-IMAGENET_MEAN, IMAGENET_STD = (
-    (0.485, 0.456, 0.406),
-    (0.229, 0.224, 0.225),
-)  # of ImageNet, which others use as well
-FOLDER_PARTS = {TRAIN: "train", EVALUATION: "val"}
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # for all folders of images
 
 
 class PictureDecoder:
@@ -109,12 +96,12 @@ class PictureDecoder:
         used = samples.clone()
         numbers = None if self._options.decoded_size else crop_numbers(samples, moment)
         for row, sample in enumerate(samples.tolist()):
-            mine = None if numbers is None else numbers[row]
-            pixels[row], used[row] = self._one(sample, mine)
+            crop = None if numbers is None else numbers[row]
+            pixels[row], used[row] = self._decode_one(sample, crop)
         return DecodedBatch(into, self.labels[used], used)
 
-    def _one(self, sample: int, numbers: list[int] | None) -> tuple[picture_decoding.Pixels, int]:
-        def choose(height: int, width: int) -> CropBox:
+    def _decode_one(self, sample: int, numbers: list[int] | None) -> tuple[picture_decoding.Pixels, int]:
+        def choose(height: int, width: int) -> picture_decoding.CropBox:
             return _square(height, width) if self._options.decoded_size else crop_box(height, width, numbers)
 
         for step in range(len(self)):
@@ -140,9 +127,9 @@ class PictureDecoder:
             print(f"{where}: can't be decoded ({error}): the next image stands in for it", file=sys.stderr)
 
 
-def _square(height: int, width: int) -> CropBox:
+def _square(height: int, width: int) -> picture_decoding.CropBox:
     side = min(height, width)
-    return (height - side) // 2, (width - side) // 2, side, side
+    return picture_decoding.CropBox((height - side) // 2, (width - side) // 2, side, side)
 
 
 def load_folder_dataset(*, context: DataContext, options: FolderOptions, **_: Any) -> ImageDataset:
@@ -150,8 +137,8 @@ def load_folder_dataset(*, context: DataContext, options: FolderOptions, **_: An
     spec, root = context.spec, context.root()
     skip = options.corrupt == "replace"
     indexes = {
-        part: image_layouts.open_image_part(spec.dataset, root, folder, skip_strangers=skip)
-        for part, folder in FOLDER_PARTS.items()
+        part: image_layouts.open_image_part(spec.dataset, root, folder, skip_non_images=skip)
+        for part, folder in image_layouts.FOLDER_PARTS.items()
     }
     classes = indexes[TRAIN].classes
     parts = {
@@ -185,7 +172,7 @@ def _training_labels(index: ImageIndex, classes: tuple[str, ...]) -> Tensor:
 def _unknown_class_error(index: ImageIndex, name: str) -> InputError:
     return input_error(
         "this class of the validation images has no training images",
-        place=SourcePlace(str(index.root / FOLDER_PARTS[EVALUATION] / name)),
+        place=SourcePlace(str(index.root / image_layouts.FOLDER_PARTS[EVALUATION] / name)),
         hint="Both parts need the same class folders",
     )
 

@@ -1,4 +1,4 @@
-"""Layouts of image data sets on disk: folders of classes, and ImageNet's tar files as distributed.
+"""The files of image data sets: folders of classes, and ImageNet's tar files as distributed.
 
 Imports no torch.
 """
@@ -9,6 +9,7 @@ import io
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,23 +18,91 @@ import numpy as np
 
 from hpcbench.errors import InputError, SourcePlace, input_error
 from hpcbench.tasks.image_index import ImageIndex, ImageListing, load_index, unreadable_error
+from hpcbench.tasks.shared_folders import mark_generated
+from hpcbench.tasks.smoke_data import SMOKE_SEED, crop_photograph, photographs
+from hpcbench.tasks.task_registry import EVALUATION, TRAIN
+
+FOLDER_PARTS = {TRAIN: "train", EVALUATION: "val"}  # as folders and tars call them
 
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
 TARS = {"train": "ILSVRC2012_img_train.tar", "val": "ILSVRC2012_img_val.tar"}
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 DEVKIT_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
 DEVKIT_META = "data/meta.mat"
+IMAGENET_MD5 = {
+    TARS["train"]: "1d675b47d978889d74fa0da5fadfb00e",
+    TARS["val"]: "29b22e2961454d5413ddabcf34fc5622",
+    DEVKIT: "fa75699e90414af021442c21a62c3abf",
+}
+GENERATED_CLASSES = 8
+GENERATED_SIDES = (90, 160)
+JPEG_QUALITY = 90
 
 
-def open_image_part(name: str, root: Path, part: str, *, skip_strangers: bool) -> ImageIndex:
+class ImageFiles:
+    """Folders of class folders, and ImageNet as distributed (a `task_registry.DatasetFiles`)."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def inspect(
+        self, folder: Path, part: str, *, decode: bool = False, skip_non_images: bool = False
+    ) -> tuple[int, list[str]]:
+        """Scan a part, or open the index of an earlier scan."""
+        index = open_image_part(self._name, folder, FOLDER_PARTS[part], skip_non_images=skip_non_images)
+        return len(index), _find_undecodable(index) if decode else []
+
+    def download_commands(self, target: str) -> list[str]:
+        """Return the commands; ImageNet needs a login."""
+        if self._name != "imagenet":
+            return [
+                f"# {target}/train/CLASS/IMAGE and {target}/val/CLASS/IMAGE: any pictures that Pillow reads"
+            ]
+        return [
+            "# sign in at https://image-net.org/download-images, ILSVRC 2012, and fetch three files:",
+            *(f'echo "{md5}  {file}" | md5sum -c' for file, md5 in IMAGENET_MD5.items()),
+            "# if that is another machine: rsync --partial --progress ILSVRC2012_* CLUSTER:",
+            f"mkdir -p {target} && mv ILSVRC2012_* {target}/   # read as they are: nothing is unpacked",
+        ]
+
+    def generate(self, folder: Path, train_samples: int, evaluation_samples: int) -> None:
+        """Write parts of photographs as JPEGs in class folders."""
+        generator, sources = np.random.default_rng(SMOKE_SEED), photographs()
+        for part, samples in (("train", train_samples), ("val", evaluation_samples)):
+            for sample in range(samples):
+                label = sample % GENERATED_CLASSES
+                width, height = (int(side) for side in generator.integers(*GENERATED_SIDES, size=2))
+                path = folder / part / f"n{label:08d}" / f"{part}_{sample:06d}.JPEG"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture = crop_photograph(sources, generator, label, GENERATED_CLASSES, (width, height))
+                picture.save(path, quality=JPEG_QUALITY)
+        mark_generated(folder, {"train": train_samples, "test": evaluation_samples})
+
+
+def _find_undecodable(index: ImageIndex) -> list[str]:
+    """Try every picture, with all cores."""
+    from PIL import Image
+
+    def attempt(sample: int) -> str | None:
+        try:
+            Image.open(io.BytesIO(index.read(sample))).convert("RGB")
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            return f"{index.describe(sample)}: can't be decoded ({error})"
+        return None
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # Pillow decodes without Python's lock
+        return [problem for problem in pool.map(attempt, range(len(index))) if problem]
+
+
+def open_image_part(name: str, root: Path, part: str, *, skip_non_images: bool) -> ImageIndex:
     """Return the index of "train" or "val"; raises InputError naming the file or folder that is in the way.
 
-    `skip_strangers` leaves out files that are no images and folders without any, instead of refusing them.
+    `skip_non_images` leaves out files that are no images and folders without any, instead of refusing them.
     """
-    variant = f"{name}-{'skip' if skip_strangers else 'strict'}"
+    variant = f"{name}-{'skip' if skip_non_images else 'strict'}"
     try:
         if (root / part).is_dir():
-            return load_index(root, part, variant, lambda: _scan_folders(root, part, skip_strangers))
+            return load_index(root, part, variant, lambda: _scan_folders(root, part, skip_non_images))
         tar = root / TARS[part]
         if name == "imagenet" and tar.is_file():
             scan = _scan_train_tar if part == "train" else _scan_val_tar
@@ -51,14 +120,6 @@ def missing_images_error(name: str, root: Path, part: str) -> InputError:
         place=SourcePlace(str(root)),
         allowed=f"{part}/<class>/<image>{tars}",
         hint=f"`hpcbench data check {name}` says how to get them",
-    )
-
-
-def no_data_root_error(name: str) -> InputError:
-    """Return the message for a data set that nobody has said the place of."""
-    return input_error(
-        f"nothing says where the data set {name} is",
-        hint=f"Say --data DIR, set HPCBENCH_DATA, or write data: {{{name}: DIR}} into the sweep",
     )
 
 
@@ -94,7 +155,7 @@ class _ListingBuilder:
         )
 
 
-def _scan_folders(root: Path, part: str, skip_strangers: bool) -> ImageListing:
+def _scan_folders(root: Path, part: str, skip_non_images: bool) -> ImageListing:
     rows = _ListingBuilder()
     rows.watch(root, part)
     with os.scandir(root / part) as entries:
@@ -102,7 +163,7 @@ def _scan_folders(root: Path, part: str, skip_strangers: bool) -> ImageListing:
     for label, folder in enumerate(classes):
         relative = f"{part}/{folder}"
         rows.watch(root, relative)
-        for name in _images_in(root / relative, skip_strangers):
+        for name in _images_in(root / relative, skip_non_images):
             rows.add(label, file=len(rows.files))
             rows.files.append(f"{relative}/{name}")
     if not rows.files:
@@ -112,7 +173,7 @@ def _scan_folders(root: Path, part: str, skip_strangers: bool) -> ImageListing:
     return rows.listing(classes)
 
 
-def _images_in(folder: Path, skip_strangers: bool) -> list[str]:
+def _images_in(folder: Path, skip_non_images: bool) -> list[str]:
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -120,13 +181,13 @@ def _images_in(folder: Path, skip_strangers: bool) -> list[str]:
                 continue
             if entry.name.lower().endswith(IMAGE_SUFFIXES):
                 names.append(entry.name)
-            elif not skip_strangers:
+            elif not skip_non_images:
                 raise input_error(
                     "not an image, and no other file may be among the images",
                     place=SourcePlace(entry.path),
                     hint="Move it away, or say dataset_options: {corrupt: replace}",
                 )
-    if not names and not skip_strangers:
+    if not names and not skip_non_images:
         raise input_error(
             "this class folder is empty",
             place=SourcePlace(str(folder)),
@@ -142,11 +203,13 @@ def _scan_train_tar(root: Path) -> ImageListing:
     rows.files.append(tar)
     classes: list[str] = []
     with (root / tar).open("rb") as file:
-        for outer in sorted(_members(file, root / tar), key=lambda each: each.name):
+        for outer in sorted(_members(file, root / tar), key=lambda member: member.name):
             if not outer.name.endswith(".tar"):
                 raise _wrong_tar_error(root / tar, "not the tar of class tars", outer.name)
             inside = _FileWindow(file, outer.offset_data, outer.size)
-            for image in sorted(_members(io.BufferedReader(inside), root / tar), key=lambda each: each.name):
+            for image in sorted(
+                _members(io.BufferedReader(inside), root / tar), key=lambda member: member.name
+            ):
                 rows.add(len(classes), file=0, offset=outer.offset_data + image.offset_data, size=image.size)
             classes.append(Path(outer.name).stem)
     return rows.listing(classes)
@@ -166,7 +229,7 @@ def _scan_val_tar(root: Path) -> ImageListing:
     rows.files.append(tar)
     classes, truth = read_devkit(root / DEVKIT)
     with (root / tar).open("rb") as file:
-        images = sorted(_members(file, root / tar), key=lambda each: each.name)
+        images = sorted(_members(file, root / tar), key=lambda member: member.name)
     if len(images) != len(truth):
         raise _wrong_tar_error(
             root / tar, f"{len(images):,} images, and the development kit knows {len(truth):,}"

@@ -17,11 +17,12 @@ from torch import Tensor
 from hpcbench.runs.placement import Placement
 from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.tasks.batches import Batch, LabelledDataset
+from hpcbench.tasks.data_check import no_data_root_error
 from hpcbench.tasks.decode_workers import DecodedBatch, DecodeRequest, DecodeWorkers, ImageDecoder
 from hpcbench.tasks.image_augmentation import Augmentation, AugmentationSeed, NormaliseImages
 from hpcbench.tasks.image_cache import ImageCaches
-from hpcbench.tasks.image_layouts import no_data_root_error
 from hpcbench.tasks.shared_folders import SharedPath, stage_data
+from hpcbench.tasks.task_registry import EVALUATION, TRAIN
 
 Item = TypeVar("Item")
 POLL_S = 0.1
@@ -120,7 +121,6 @@ def prefetch_to_device(
         yield batch, moved
 
 
-TRAIN, EVALUATION = "train", "evaluation"
 DecoderParts = Mapping[str, tuple[ImageDecoder, Tensor]]  # by part: decoder and the label of each image
 
 

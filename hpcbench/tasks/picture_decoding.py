@@ -6,9 +6,11 @@ Imports no torch unless torchvision's decoder is used.
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL
@@ -16,10 +18,20 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
-PixelBox = tuple[int, int, int, int]  # top, left, height, width
-ChooseBox = Callable[[int, int], PixelBox]  # (height, width) of a picture -> the part of it that is used
 
+
+class CropBox(NamedTuple):
+    """A part of a picture, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+ChooseBox = Callable[[int, int], CropBox]  # (height, width) of a picture -> the part of it that is used
 JPEG_MAGIC = b"\xff\xd8\xff"
+NMS_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 class CorruptImageError(ValueError):
@@ -83,11 +95,34 @@ def _as_rgb(picture: Image.Image) -> Image.Image:
 
 
 @functools.cache
-def torchvision_decoder() -> Callable[[bytes], Pixels] | None:
-    """Return torchvision's JPEG decoder, None where its extension does not load (see torchvision_import)."""
+def make_torchvision_importable() -> object:
+    """Declare the schemas that torchvision's import needs, beside a torch for which it was not built.
+
+    Its compiled extension cannot register them then. They exist as long as the returned object does.
+    """
     import torch
 
-    from hpcbench.tasks.torchvision_import import make_torchvision_importable
+    found = importlib.util.find_spec("torchvision")
+    if found is None or found.origin is None:
+        return None  # the import itself names what is missing
+    extensions = list(Path(found.origin).parent.glob("_C*.so"))
+    try:
+        for extension in extensions:
+            torch.ops.load_library(str(extension))
+    except OSError:
+        extensions = []
+    if extensions:
+        return None
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}{NMS_SCHEMA}")
+    return library
+
+
+@functools.cache
+def torchvision_decoder() -> Callable[[bytes], Pixels] | None:
+    """Return torchvision's JPEG decoder, None where its extension does not load."""
+    import torch
 
     make_torchvision_importable()
     from torchvision import io as torchvision_io

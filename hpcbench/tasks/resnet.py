@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from hpcbench.tasks.torchvision_import import make_torchvision_importable
+from hpcbench.tasks.picture_decoding import make_torchvision_importable
 
 make_torchvision_importable()
 

@@ -4,7 +4,6 @@ scikit-learn. Imports no torch.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +12,11 @@ from PIL import Image
 
 from hpcbench.runs.results_folder import RunFolder
 from hpcbench.sweep.run_spec import RunSpec
-from hpcbench.tasks import cifar_files
-from hpcbench.tasks.shared_folders import mark_generated, share_path
+from hpcbench.tasks.shared_folders import share_path
+from hpcbench.tasks.task_registry import dataset_files
 
 SMOKE_SEED = 0
 TRAIN_SAMPLES, EVALUATION_SAMPLES = 320, 80
-FOLDER_CLASSES = 8
-PICTURE_SIDES = (90, 160)  # of generated pictures
-JPEG_QUALITY = 90
 
 
 def make_smoke_data(
@@ -30,21 +26,15 @@ def make_smoke_data(
     train_samples: int = TRAIN_SAMPLES,
     evaluation_samples: int = EVALUATION_SAMPLES,
 ) -> None:
-    """Write a small data set of that name into `folder`, once; whoever comes at the same time waits.
+    """Write a small data set of that name into `folder`, once; other processes wait for the first.
 
     `train_samples` is rounded up to what the format can hold. A data set that needs no files gets none.
     """
-    if name in cifar_files.CIFAR_EDITIONS:
-        made = share_path(
-            folder, lambda path: _make_cifar(name, path, train_samples, evaluation_samples), keep=True
-        )
-    elif name in ("imagenet", "imagefolder"):
-        made = share_path(
-            folder, lambda path: _make_class_folders(path, train_samples, evaluation_samples), keep=True
-        )
-    else:
-        return
-    made.release()
+    files = dataset_files(name)
+    if files is not None:
+        share_path(
+            folder, lambda path: files.generate(path, train_samples, evaluation_samples), keep=True
+        ).release()
 
 
 def smoke_folder(spec: RunSpec, run: RunFolder) -> Path:
@@ -82,53 +72,3 @@ def crop_photograph(
     top = int(generator.integers(0, height - side))
     part = Image.fromarray(photograph[top : top + side, left : left + side])
     return part.resize(size, Image.Resampling.BILINEAR)
-
-
-def _make_cifar(name: str, folder: Path, train_samples: int, evaluation_samples: int) -> None:
-    edition = cifar_files.CIFAR_EDITIONS[name]
-    generator, sources = np.random.default_rng(SMOKE_SEED), photographs()
-    files = len(edition.train_files)
-    each = -(-train_samples // files)
-    (folder / edition.folder).mkdir(parents=True)
-    lengths = [*(each for _ in edition.train_files), evaluation_samples]
-    for file, length in zip((*edition.train_files, *edition.test_files), lengths, strict=True):
-        labels = [int(label) for label in np.arange(length) % edition.classes]
-        pictures = [
-            np.asarray(
-                crop_photograph(
-                    sources,
-                    generator,
-                    label,
-                    edition.classes,
-                    (cifar_files.CIFAR_SIDE, cifar_files.CIFAR_SIDE),
-                )
-            )
-            for label in labels
-        ]
-        rows = np.stack(pictures).transpose(0, 3, 1, 2).reshape(length, -1)
-        write_cifar_file(folder / edition.folder / file, edition, rows, labels)
-    mark_generated(folder, {"train": each * files, "test": evaluation_samples})
-
-
-def write_cifar_file(
-    path: Path, edition: cifar_files.CifarEdition, rows: NDArray[np.uint8], labels: list[int]
-) -> None:
-    """Write rows of 3,072 bytes the way CIFAR is distributed, in the pickle protocol of Python 2."""
-    names = [b"generated_%d.png" % row for row in range(len(labels))]
-    content = {b"data": rows, edition.label_key: labels, b"filenames": names, b"batch_label": b"generated"}
-    with path.open("wb") as file:
-        pickle.dump(content, file, protocol=2)
-
-
-def _make_class_folders(folder: Path, train_samples: int, evaluation_samples: int) -> None:
-    generator, sources = np.random.default_rng(SMOKE_SEED), photographs()
-    for part, samples in (("train", train_samples), ("val", evaluation_samples)):
-        for sample in range(samples):
-            label = sample % FOLDER_CLASSES
-            width, height = (int(side) for side in generator.integers(*PICTURE_SIDES, size=2))
-            path = folder / part / f"n{label:08d}" / f"{part}_{sample:06d}.JPEG"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            crop_photograph(sources, generator, label, FOLDER_CLASSES, (width, height)).save(
-                path, quality=JPEG_QUALITY
-            )
-    mark_generated(folder, {"train": train_samples, "test": evaluation_samples})

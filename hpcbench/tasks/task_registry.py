@@ -6,14 +6,35 @@ Imports no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
 
 from annotated_types import Ge, Gt, Le
 
-from hpcbench.sweep.catalog_entries import DatasetEntry, ModelEntry
+from hpcbench.sweep.catalog_entries import DatasetEntry, ModelEntry, load_target
+from hpcbench.sweep.run_spec import RunSpec
 
-if TYPE_CHECKING:
-    from hpcbench.sweep.run_spec import RunSpec
+TRAIN, EVALUATION = "train", "evaluation"  # the parts of a data set
+
+
+class DatasetFiles(Protocol):
+    """What can be done with the files of the data set `name` without torch."""
+
+    def __init__(self, name: str) -> None: ...
+
+    def inspect(
+        self, folder: Path, part: str, *, decode: bool = False, skip_non_images: bool = False
+    ) -> tuple[int, list[str]]:
+        """Return the number of samples of a part (TRAIN or EVALUATION) and what is wrong with them.
+
+        `decode` tries every picture. Raises HpcbenchError where the part is missing or broken.
+        """
+
+    def download_commands(self, target: str) -> list[str]:
+        """Return shell commands that fetch the data set into a folder, with checksums."""
+
+    def generate(self, folder: Path, train_samples: int, evaluation_samples: int) -> None:
+        """Write a small data set of the same format, for `--smoke` and tests."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +72,7 @@ class FaultyDigitsOptions:
 
 
 def _refuse_folder_run(spec: RunSpec) -> str | None:
-    """Say why the run can't have its data this way."""
+    """Return why a run cannot use folders of images this way, or None."""
     size = spec.dataset_options["decoded_size"]
     if size is None and (spec.cache != "none" or spec.input.disk_cache):
         what = "input.disk_cache" if spec.input.disk_cache else f"cache: {spec.cache}"
@@ -66,7 +87,7 @@ def _refuse_disk_cache(spec: RunSpec) -> str | None:
 
 
 DATASETS: dict[str, DatasetEntry] = {
-    # The sizes of the embedded data are facts that a test holds against the data itself.
+    # A test compares the sizes of the embedded data with the data itself.
     "digits": DatasetEntry(
         target="hpcbench.tasks.in_memory_datasets:load_digits",
         unit="img",
@@ -87,7 +108,7 @@ DATASETS: dict[str, DatasetEntry] = {
             image_size=32,
             train_samples=50_000,
             evaluation_samples=10_000,
-            needs_files=True,
+            files="hpcbench.tasks.cifar_files:CifarFiles",
             check=_refuse_disk_cache,
         )
         for name in ("cifar10", "cifar100")
@@ -99,7 +120,7 @@ DATASETS: dict[str, DatasetEntry] = {
         image_size=224,
         train_samples=1_281_167,
         evaluation_samples=50_000,
-        needs_files=True,
+        files="hpcbench.tasks.image_layouts:ImageFiles",
         check=_refuse_folder_run,
     ),
     "imagefolder": DatasetEntry(
@@ -107,7 +128,7 @@ DATASETS: dict[str, DatasetEntry] = {
         options=FolderOptions,
         unit="img",
         image_size=224,
-        needs_files=True,
+        files="hpcbench.tasks.image_layouts:ImageFiles",
         check=_refuse_folder_run,
     ),
     "faulty_digits": DatasetEntry(
@@ -121,6 +142,13 @@ DATASETS: dict[str, DatasetEntry] = {
         teaching=True,
     ),
 }
+
+
+def dataset_files(name: str) -> DatasetFiles | None:
+    """Return the files of a data set; None where it needs none."""
+    target = DATASETS[name].files
+    files: DatasetFiles | None = load_target(target)(name) if target else None
+    return files
 
 
 MODELS: dict[str, ModelEntry] = {

@@ -21,7 +21,7 @@ REAL = dataclasses.replace(
     CATALOG,
     datasets={
         **CATALOG.datasets,
-        "photos": dataclasses.replace(CATALOG.datasets["digits"], needs_files=True),
+        "photos": dataclasses.replace(CATALOG.datasets["digits"], files="package.module:Files"),
     },
 )
 PHOTOS = f"{HEAD}data: {{photos: 'DATA'}}\ndefaults: {{dataset: photos}}\n{RUN}"

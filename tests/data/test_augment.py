@@ -22,8 +22,8 @@ from hpcbench.tasks.image_augmentation import (
     random_numbers,
     resample_boxes,
 )
+from hpcbench.tasks.picture_decoding import make_torchvision_importable
 from hpcbench.tasks.smoke_data import photographs
-from hpcbench.tasks.torchvision_import import make_torchvision_importable
 
 MEAN, DEVIATION = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

@@ -18,9 +18,9 @@ from PIL import Image
 
 from hpcbench.errors import InputError
 from hpcbench.tasks import cifar_files
+from hpcbench.tasks.cifar_files import write_cifar_file
 from hpcbench.tasks.data_check import check_data, find_data_problem
 from hpcbench.tasks.shared_folders import GENERATED_MARKER
-from hpcbench.tasks.smoke_data import write_cifar_file
 from tests.data.conftest import Load, images_of
 
 TRAIN_10 = [f"cifar-10-batches-py/data_batch_{number}" for number in range(1, 6)]
@@ -179,7 +179,7 @@ def test_check_says_how_to_get_what_is_missing(tmp_path: Path) -> None:
     """The report has the problem and the commands, with the checksum of the archive."""
     report = check_data("cifar100", str(tmp_path))
     text = "\n".join(report.lines())
-    assert not report.whole
+    assert not report.is_complete
     assert "the train files of cifar100 are not here" in text
     assert "eb9058c3a382ffc7106e4002c42a8d85  cifar-100-python.tar.gz" in text
     assert f"tar -xzf cifar-100-python.tar.gz -C {tmp_path}" in text
@@ -188,7 +188,7 @@ def test_check_says_how_to_get_what_is_missing(tmp_path: Path) -> None:
 def test_check_says_that_generated_data_is_no_real_data(generated: Path) -> None:
     """What --smoke made is whole, and called what it is."""
     report = check_data("cifar10", str(generated / "cifar10"))
-    assert report.whole
+    assert report.is_complete
     assert report.found == {"train": 120, "evaluation": 30}
     assert "generated" in "\n".join(report.lines())
 

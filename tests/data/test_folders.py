@@ -47,7 +47,7 @@ def _first(folder: Path, part: str = "train") -> Path:
 
 
 def _open(folder: Path, part: str = "train", *, skip: bool = False) -> ImageIndex:
-    return image_layouts.open_image_part("imagenet", folder, part, skip_strangers=skip)
+    return image_layouts.open_image_part("imagenet", folder, part, skip_non_images=skip)
 
 
 def test_index_has_every_image_with_its_class(folder: Path) -> None:
@@ -284,7 +284,7 @@ def test_imagenet_with_images_missing_is_not_whole(folder: Path) -> None:
     """A real folder is held against the 1,281,167 and 50,000 images that there are."""
     (folder / "hpcbench-generated.json").unlink()
     report = check_data("imagenet", str(folder))
-    assert not report.whole
+    assert not report.is_complete
     assert "train: 120 images instead of 1,281,167" in report.problems
     assert find_data_problem("imagenet", str(folder), {}) is None  # but it can be trained on
 
