@@ -17,8 +17,8 @@ setup: .venv/.done
 demo: setup            ## the main job: a sweep of five strategies on real images, ranked
 	$(BIN)/hpcbench submit sweeps/quickstart.yaml --executor local --results $(RESULTS)
 
-test: setup
-	$(BIN)/python -m pytest
+test: setup             ## all tests that need no root, side by side on up to four cores
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations 10
 
 # A real Slurm on this machine, with a folder and ports of its own. HPCBENCH_LAB_ACCOUNTING=0: without accounting.
 slurm-up:              ## two nodes to try out: needs root on Debian

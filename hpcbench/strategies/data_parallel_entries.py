@@ -189,7 +189,8 @@ def averages_every_step(spec: RunSpec) -> bool:
 
 
 NOOP = StrategyEntry(
-    target="hpcbench.training.noop_loop:NoopStrategy", processes=ProcessLayout.DATA_PARALLEL, options=NoopOptions,
+    target="hpcbench.training.noop_loop:NoopStrategy", processes=ProcessLayout.DATA_PARALLEL,
+    options=NoopOptions,
     traffic=None, is_asynchronous=never, steps_per_exchange=every_step, exchange_after_backward=never,
     waited_transfer=no_transfer, exchange_can_be_left_out=False, is_exact=always, reference_rank=0,
     splits_batch_on_devices=False, stage_turns=no_stages, copies_through_host=never, can_compile=True,

@@ -142,7 +142,8 @@ SINGLE_GPU = StrategyEntry(
 )  # fmt: skip
 # dp and pipeline cut a batch further than its shards, and batch normalisation sees only the pieces.
 DP = StrategyEntry(
-    target="hpcbench.strategies.dp:Dp", processes=ProcessLayout.ONE_MANY_DEVICES, check=refuse_small_micro_batch,
+    target="hpcbench.strategies.dp:Dp", processes=ProcessLayout.ONE_MANY_DEVICES,
+    check=refuse_small_micro_batch,
     traffic=dp_traffic, is_asynchronous=never, steps_per_exchange=every_step, exchange_after_backward=never,
     waited_transfer=no_transfer, exchange_can_be_left_out=False, is_exact=never, reference_rank=0,
     splits_batch_on_devices=True, stage_turns=no_stages, copies_through_host=never, can_compile=False,
