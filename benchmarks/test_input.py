@@ -28,7 +28,7 @@ from hpcbench.runs.placement import Placement
 from hpcbench.strategies.strategy_base import Strategy
 from hpcbench.strategies.world import World
 from hpcbench.sweep.run_spec import InputOptions, Optimizer, RunSpec
-from hpcbench.tasks.batches import Batch, RankRole, ShardLoader
+from hpcbench.tasks.batches import Batch, Shard, ShardLoader
 from hpcbench.tasks.cifar_files import CIFAR_EDITIONS
 from hpcbench.tasks.decode_workers import DecodeRequest
 from hpcbench.tasks.image_augmentation import AugmentationSeed, CropAndFlip, NormaliseImages
@@ -154,7 +154,7 @@ def test_cifar_from_the_device_keeps_up_with_a_fixed_batch(tmp_path: Path) -> No
     model = MODELS[name].load()(channels=3, classes=100, stem="cifar")
     train = _trainer(model.to(memory_format=torch.channels_last) if GPU else model, precision)
     fixed = dataset.train_batch(torch.arange(size), 0)
-    loader = ShardLoader(dataset, RankRole(True, 0, 1), size, 1, seed=0)
+    loader = ShardLoader(dataset, Shard(0, 1), size, 1, seed=0)
     epochs, steps = iter(range(1000)), 8 if GPU else 2
     repeats = 5 if GPU else 1
 

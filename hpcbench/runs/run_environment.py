@@ -24,11 +24,11 @@ RANK_FOLDERS = ("ceilings", "runs", "strategies", "sweep", "tasks", "teaching", 
 def source_digest() -> str:
     """Return eight digits that stand for the source of what ranks execute."""
     root = Path(hpcbench.__file__).parent
-    whole = hashlib.sha256()
+    digest = hashlib.sha256()
     for folder in RANK_FOLDERS:
         for path in sorted((root / folder).rglob("*.py")):
-            whole.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
-    return whole.hexdigest()[:8]
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:8]
 
 
 RECORDED_PACKAGES = (

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hpcbench.strategies.data_parallel_entries import CollectiveOptions
 from hpcbench.strategies.strategy_base import ReplicatedStrategy
+from hpcbench.strategies.traffic import MEBIBYTE
 from hpcbench.strategies.world import MakeOptimizer, PrecisionPolicy, World
 from hpcbench.tasks.batches import Batch, LossSums
 
@@ -28,7 +29,7 @@ def build(world: World, precision: PrecisionPolicy, options: CollectiveOptions) 
 
 
 class CollectiveStrategy(ReplicatedStrategy):
-    """What the variants share: equal beginnings."""
+    """The base of the variants: replicas begin equal."""
 
     def prepare(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
         """Make the replicas equal before the first step."""
@@ -41,7 +42,7 @@ class PerParameterExchange(CollectiveStrategy):
 
     def exchange(self) -> None:
         """Average each gradient over the ranks."""
-        if self.silent:
+        if self.skips_exchange:
             return
         for parameter in self.model.parameters():
             if parameter.grad is not None:
@@ -90,13 +91,13 @@ class BucketedExchange(CollectiveStrategy):
         """Lay the gradients out in buckets."""
         super().prepare(model, make_optimizer)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.buckets = cut_into_buckets(trained, self.options.bucket_mb * 1024 * 1024)
+        self.buckets = cut_into_buckets(trained, self.options.bucket_mb * MEBIBYTE)
         for bucket in self.buckets:
             bucket.attach()
 
     def exchange(self) -> None:
         """Average the buckets over the ranks."""
-        if self.silent:
+        if self.skips_exchange:
             return
         self.finish([self.begin(bucket) for bucket in self.buckets])
 
@@ -145,7 +146,7 @@ class OverlappedExchange(BucketedExchange):
 
     def exchange(self) -> None:
         """Wait for what backward has begun, and for buckets that it never filled."""
-        if self.silent:
+        if self.skips_exchange:
             return
         rest = self.buckets[len(self.begun) :]
         self.finish([*self.begun, *(self.begin(bucket) for bucket in rest)])
@@ -153,7 +154,7 @@ class OverlappedExchange(BucketedExchange):
 
     def _reporter(self, bucket: GradientBucket) -> Callable[[Tensor], None]:
         def report(parameter: Tensor) -> None:
-            if self.silent or not self.in_last_micro_batch:
+            if self.skips_exchange or not self.in_last_micro_batch:
                 return
             bucket.ready += 1
             while len(self.begun) < len(self.buckets):

@@ -37,14 +37,14 @@ class Ddp(ReplicatedStrategy):
     module: DistributedDataParallel
     example: Batch | None = None
 
-    def rehearse(self, model: nn.Module, example: Batch) -> None:
+    def measure_example(self, model: nn.Module, example: Batch) -> None:
         """Keep a batch for `prepare`."""
         self.example = example
 
     def prepare(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
         """Wrap the model."""
         super().prepare(model, make_optimizer)
-        synchronised = self.options.broadcast_buffers and not self.silent
+        synchronised = self.options.broadcast_buffers and not self.skips_exchange
         unsynchronised: dict[str, Any] = {} if synchronised else {SYNC_BUFFERS_ARGUMENT: False}
         self.module = DistributedDataParallel(
             model,
@@ -55,8 +55,8 @@ class Ddp(ReplicatedStrategy):
             static_graph=self.options.static_graph,
             **unsynchronised,
         )
-        self.settle()  # buffers begin equal even where they are not kept so
-        if self.silent:
+        self.synchronize()  # buffers begin equal even where they are not kept so
+        if self.skips_exchange:
             self.module.register_comm_hook(self.world.trainers, noop_hook)
         elif self.options.compression != "none":
             self.module.register_comm_hook(self.world.trainers, COMPRESSION_HOOKS[self.options.compression])

@@ -50,9 +50,9 @@ class FullyShardedStrategy(ReplicatedStrategy):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take this rank's parts back."""
-        wholes = self.model.state_dict()
-        model = {name: _as_sharded(wholes[name], part) for name, part in state["model"].items()}
-        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        references = self.model.state_dict()
+        model = {name: _as_sharded(references[name], part) for name, part in state["model"].items()}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         momenta = {
             index: {name: _as_sharded(parameters[index], part) for name, part in parts.items()}
             for index, parts in state["optimizer"]["state"].items()
@@ -78,15 +78,15 @@ def _local_shards(tree: Any) -> Any:
     return tree.to_local() if isinstance(tree, DTensor) else tree
 
 
-def _as_sharded(whole: Tensor, part: Any) -> Any:
-    """Return a rank's part of something that is spread as `whole` is, if that is spread at all."""
-    if not isinstance(whole, DTensor) or not isinstance(part, Tensor):
+def _as_sharded(reference: Tensor, part: Any) -> Any:
+    """Return a rank's part of something that is sharded as `reference` is, if that is sharded."""
+    if not isinstance(reference, DTensor) or not isinstance(part, Tensor):
         return part
     return DTensor.from_local(
-        part.to(whole.device),
-        whole.device_mesh,
-        whole.placements,
+        part.to(reference.device),
+        reference.device_mesh,
+        reference.placements,
         run_check=False,
-        shape=whole.shape,
-        stride=whole.stride(),
+        shape=reference.shape,
+        stride=reference.stride(),
     )

@@ -26,16 +26,16 @@ class LocalSgd(ReplicatedStrategy):
         if self.steps_alone == self.options.local_steps:
             self.average_parameters()
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Average what has been done alone so far; take the running statistics of shard 0."""
         if self.steps_alone:
             self.average_parameters()
-        super().settle()
+        super().synchronize()
 
     @torch.no_grad()
     def average_parameters(self) -> None:
         """Take the mean of all ranks' parameters, in one message."""
-        if self.silent:
+        if self.skips_exchange:
             return
         parameters = list(self.model.parameters())
         flat = torch.cat([parameter.reshape(-1) for parameter in parameters])

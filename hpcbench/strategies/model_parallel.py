@@ -39,7 +39,7 @@ class LayersOnDevices(nn.Module):
 class ModelParallel(MultiDeviceStrategy):
     """One process, the model's layers on several devices."""
 
-    def rehearse(self, model: nn.Module, example: Batch) -> None:
+    def measure_example(self, model: nn.Module, example: Batch) -> None:
         """Measure what each block costs, and cut where the parts cost the same."""
         costs = measure_blocks(blocks_of(model), example.images, self.precision)
         self.cuts = partition_evenly(costs.seconds, len(self.world.devices))

@@ -42,7 +42,7 @@ class Pipeline(Strategy):
 
     model: ModelPart
 
-    def rehearse(self, model: nn.Module, example: Batch) -> None:
+    def measure_example(self, model: nn.Module, example: Batch) -> None:
         """Measure the blocks and cut where the stages cost the same, by what rank 0 has measured."""
         costs = measure_blocks(blocks_of(model), example.images, self.precision)
         seconds = torch.tensor(costs.seconds, dtype=torch.float64, device=self.world.device)
@@ -59,13 +59,13 @@ class Pipeline(Strategy):
                 dist.broadcast(tensor, src=0, group=self.world.trainers)
         self.make_optimizer = make_optimizer
         self.skeleton = copy.deepcopy(model).to("meta")
-        self.take_stage(model)
+        self.keep_stage(model)
 
-    def take_stage(self, model: nn.Module) -> None:
+    def keep_stage(self, model: nn.Module) -> None:
         """Become this rank's stage of a model; the rest of it is not kept."""
         blocks = blocks_of(model)
         parts = [ModelPart([blocks[index] for index in indices]) for indices in self.cuts]
-        self.whole = {
+        self.layout = {
             name: (stage, value.shape, value.dtype)
             for stage, part in enumerate(parts)
             for name, value in part.state_dict().items()
@@ -73,18 +73,18 @@ class Pipeline(Strategy):
         super().prepare(parts[self.world.rank], self.make_optimizer)
         self.module = StageModule(self.model, self.precision)
         self.schedules: dict[int, PipelineSchedule] = {}
-        self.seen: list[LossSums] = []
+        self.sums: list[LossSums] = []
 
     def forward_backward(self, micro_batches: Sequence[Batch]) -> LossSums | None:
         """Send each part of the batch through the pipeline and back."""
         set_mode(self.model, training=True)
         self.samples = sum(len(batch.labels) for batch in micro_batches)
-        self.seen = []
+        self.sums = []
         for batch in micro_batches:
             first = (batch.images,) if self.is_first else ()
             last: dict[str, Any] = {"target": batch.labels, "losses": []} if self.is_last else {}
             self.schedule(len(batch.labels)).step(*first, **last)
-        return sum_losses(self.seen) if self.is_last else None
+        return sum_losses(self.sums) if self.is_last else None
 
     @property
     def is_first(self) -> bool:
@@ -99,7 +99,7 @@ class Pipeline(Strategy):
     def schedule(self, samples: int) -> PipelineSchedule:
         """Return what sends a batch of that size through the stages in micro-batches."""
         if samples not in self.schedules:
-            count, mine = self.options.micro_batches, self.cuts[self.world.rank]
+            count, own = self.options.micro_batches, self.cuts[self.world.rank]
             assert samples % count == 0, f"{samples} samples are not {count} equal micro-batches"
             # torch is told what will come: else it would find out with a batch of its own, which would leave
             # its traces in running statistics.
@@ -108,8 +108,8 @@ class Pipeline(Strategy):
                 self.world.rank,
                 self.world.size,
                 self.world.device,
-                input_args=(self._link(mine.start, samples // count),),
-                output_args=(self._link(mine.stop, samples // count),),
+                input_args=(self._link(own.start, samples // count),),
+                output_args=(self._link(own.stop, samples // count),),
                 group=self.world.trainers,
             )
             make = SCHEDULES[self.options.schedule]
@@ -120,7 +120,7 @@ class Pipeline(Strategy):
         """Return a micro-batch's part of the mean loss over the batch."""
         with self.precision.autocast():
             sums = measure_logits(logits, labels, label_smoothing=self.label_smoothing)
-        self.seen.append(sums.detach())
+        self.sums.append(sums.detach())
         return self.precision.scaled(sums.loss_sum / self.samples)
 
     def _link(self, index: int, samples: int) -> Tensor:
@@ -145,11 +145,11 @@ class Pipeline(Strategy):
 
     def weights(self) -> dict[str, Tensor]:
         """Gather all stages' layers on every rank."""
-        mine = super().weights()
+        own = super().weights()
         weights = {}
-        for name, (stage, shape, dtype) in self.whole.items():
+        for name, (stage, shape, dtype) in self.layout.items():
             if stage == self.world.rank:
-                value = mine[name].contiguous()
+                value = own[name].contiguous()
             else:
                 value = torch.empty(shape, dtype=dtype, device=self.world.device)
             dist.broadcast(value, src=stage, group=self.world.trainers)
@@ -163,5 +163,5 @@ class Pipeline(Strategy):
     def load_state(self, state: dict[str, Any]) -> None:
         """Take this rank's stage back, cut as it was: a new measurement may have come out differently."""
         self.cuts = [range(*each) for each in state["cuts"]]
-        self.take_stage(copy.deepcopy(self.skeleton).to_empty(device=self.world.device))
+        self.keep_stage(copy.deepcopy(self.skeleton).to_empty(device=self.world.device))
         super().load_state(state)

@@ -24,7 +24,6 @@ from hpcbench.strategies.server_channel import (
 from hpcbench.strategies.strategy_base import Strategy
 from hpcbench.strategies.traffic import MEBIBYTE
 from hpcbench.strategies.world import MakeOptimizer, PrecisionPolicy, World
-from hpcbench.tasks.batches import RankRole
 
 DTYPE_OF_WIDTH = {4: torch.float32, 8: torch.float64}
 
@@ -44,7 +43,7 @@ class ServedPiece:
         self.sizes = [border, len(values) - border]
         matrix, vector = values.split(self.sizes)
         self.parameters = [nn.Parameter(part) for part in (matrix.unsqueeze(0), vector)]
-        self.optimizer = make_optimizer([each for each in self.parameters if each.numel()])
+        self.optimizer = make_optimizer([p for p in self.parameters if p.numel()])
         self.sending: list[dist.Work] = []
 
     def update(self, gradient: Tensor, lr: float) -> None:
@@ -70,7 +69,7 @@ class AppliedUpdates:
 
 
 class ParameterServer(Strategy):
-    """What servers of all modes share."""
+    """The base of the servers of all modes."""
 
     def __init__(self, world: World, precision: PrecisionPolicy, options: PsOptions) -> None:
         super().__init__(world, precision, options)
@@ -79,27 +78,23 @@ class ParameterServer(Strategy):
         self.slots: list[ServedPiece] = []
         self.workers = range(world.training_ranks)
 
-    def seat(self) -> RankRole:
-        """A server does not train."""
-        return RankRole(trains=False, shard=0, shards=self.world.training_ranks)
-
     def serve(self, commands: Iterable[ServerCommand], make_optimizer: MakeOptimizer) -> None:
         """Follow commands until they end."""
         self.make_optimizer = make_optimizer
         handlers = {
-            CommandKind.HOLD: self.hold,
+            CommandKind.INITIALISE: self.receive_initial_parameters,
             CommandKind.STEP: self.step,
             CommandKind.DROP: self.step,
             CommandKind.PULL: self.reply,
             CommandKind.STATE: self.send_state,
             CommandKind.LOAD: self.load,
-            CommandKind.REST: self.rest,
+            CommandKind.END_EPOCH: self.end_epoch,
         }
         for command in commands:
             handlers[command.kind](command)
         self.finish_sending()
 
-    def hold(self, command: ServerCommand) -> None:
+    def receive_initial_parameters(self, command: ServerCommand) -> None:
         """Take this server's share of the initial parameters."""
         self.finish_sending()
         shares = cut_vector(
@@ -141,7 +136,7 @@ class ParameterServer(Strategy):
         slot.sending.append(self.wire.send(slot.values, worker, slot.piece))
 
     def reply(self, command: ServerCommand) -> None:
-        """Send all parameters to who asked."""
+        """Send all parameters to the worker that asked."""
         for slot in self.slots:
             self.send(slot, command.worker)
 
@@ -152,21 +147,21 @@ class ParameterServer(Strategy):
             slot.sending = []
 
     def step(self, command: ServerCommand) -> None:
-        """Take a gradient, or hear that there is none."""
+        """Take a gradient, or note that there is none."""
         raise NotImplementedError
 
-    def rest(self, command: ServerCommand) -> None:
-        """Know that a worker has no more steps in this epoch."""
+    def end_epoch(self, command: ServerCommand) -> None:
+        """Note that a worker has no more steps in this epoch."""
 
-    def note_drop(self, command: ServerCommand) -> None:
+    def count_dropped(self, command: ServerCommand) -> None:
         """Count a gradient that was not finite."""
         self.applied.dropped += 1
         self.applied.dropped_samples += command.samples
 
-    def figures(self) -> dict[str, Any]:
+    def measurements(self) -> dict[str, Any]:
         """Return what was applied since the last call."""
-        figures, self.applied = vars(self.applied), AppliedUpdates()
-        return figures
+        measured, self.applied = vars(self.applied), AppliedUpdates()
+        return measured
 
     def send_state(self, command: ServerCommand) -> None:
         """Send the optimizer's state."""
@@ -195,18 +190,18 @@ class SyncServer(ParameterServer):
             self.arriving[command.worker] = self.begin_receiving(command.worker, command.worker)
         if len(self.arrived) < len(self.workers):
             return
-        together = list(self.arrived.values())
-        assert len({each.kind for each in together}) == 1, "workers skip a step together or not at all"
+        commands = list(self.arrived.values())
+        assert len({arrived.kind for arrived in commands}) == 1, "workers skip a step together or not at all"
         if command.kind is CommandKind.STEP:
             self.apply_all(command.lr)
             self.applied.updates += 1
-            self.applied.samples += sum(each.samples for each in together)
+            self.applied.samples += sum(arrived.samples for arrived in commands)
             self.applied.staleness.append(0)
             self.applied.lead.append(0)
         else:
-            for each in together:
-                self.note_drop(each)
-                self.reply(each)
+            for arrived in commands:
+                self.count_dropped(arrived)
+                self.reply(arrived)
         self.arrived, self.arriving = {}, {}
 
     def apply_all(self, lr: float) -> None:
@@ -235,12 +230,11 @@ class AsyncServer(ParameterServer):
         super().__init__(world, precision, options)
         self.version = 0  # counts updates
         self.pulled = dict.fromkeys(self.workers, 0)  # the version that each worker has
-        self.clock: dict[int, float] = dict.fromkeys(
-            self.workers, 0
-        )  # steps in this epoch; resting: infinite
+        # Of each worker in this epoch; infinite after its last step.
+        self.steps_done: dict[int, float] = dict.fromkeys(self.workers, 0)
         self.waiting: set[int] = set()
 
-    def may_go_on(self, worker: int) -> bool:
+    def may_proceed(self, worker: int) -> bool:
         """Say whether a worker may begin its next step."""
         return True
 
@@ -249,26 +243,26 @@ class AsyncServer(ParameterServer):
         worker = command.worker
         staleness = self.version - self.pulled[worker]
         lead = self.lead(worker)
-        self.clock[worker] += 1
-        at_once = self.may_go_on(worker)
+        self.steps_done[worker] += 1
+        answers_now = self.may_proceed(worker)
         if command.kind is CommandKind.STEP:
-            self.apply_one(command, at_once)
+            self.apply_one(command, answers_now)
             self.applied.updates += 1
             self.applied.samples += command.samples
             self.applied.workers.append(worker)
             self.applied.staleness.append(staleness)
             self.applied.lead.append(lead)
         else:
-            self.note_drop(command)
-            if at_once:
+            self.count_dropped(command)
+            if answers_now:
                 self.reply(command)
-        if at_once:
+        if answers_now:
             self.pulled[worker] = self.version
         else:
             self.waiting.add(worker)
-        self.release()
+        self.answer_waiting()
 
-    def apply_one(self, command: ServerCommand, at_once: bool) -> None:
+    def apply_one(self, command: ServerCommand, answers_now: bool) -> None:
         """Update piece by piece."""
         works = self.begin_receiving(command.worker, 0)
         for slot, work in zip(self.slots, works, strict=True):
@@ -276,40 +270,40 @@ class AsyncServer(ParameterServer):
             work.wait()
             received = time.perf_counter()
             slot.update(self.gradient(0, slot), command.lr)
-            if at_once:
+            if answers_now:
                 self.send(slot, command.worker)
             self.applied.push_s += received - began
             self.applied.update_s += time.perf_counter() - received
         self.version += 1
 
     def reply(self, command: ServerCommand) -> None:
-        """Send all parameters, and know what that worker has now."""
+        """Send all parameters, and note which version that worker has now."""
         super().reply(command)
         self.pulled[command.worker] = self.version
 
     def lead(self, worker: int) -> int:
         """Return how many steps a worker is ahead of the slowest that has not finished its epoch."""
-        return int(self.clock[worker] - min(self.clock.values()))
+        return int(self.steps_done[worker] - min(self.steps_done.values()))
 
-    def release(self) -> None:
+    def answer_waiting(self) -> None:
         """Answer those that may go on now."""
         for worker in sorted(self.waiting):
-            if self.may_go_on(worker):
+            if self.may_proceed(worker):
                 self.waiting.discard(worker)
                 self.reply(ServerCommand(kind=CommandKind.PULL, worker=worker))
 
-    def rest(self, command: ServerCommand) -> None:
+    def end_epoch(self, command: ServerCommand) -> None:
         """Wait for this worker no longer; when all have finished their epoch, all begin a new one."""
-        self.clock[command.worker] = float("inf")
-        if all(clock == float("inf") for clock in self.clock.values()):
-            self.clock = dict.fromkeys(self.workers, 0)
-        self.release()
+        self.steps_done[command.worker] = float("inf")
+        if all(steps == float("inf") for steps in self.steps_done.values()):
+            self.steps_done = dict.fromkeys(self.workers, 0)
+        self.answer_waiting()
 
 
 class BoundedServer(AsyncServer):
     """A worker that is too far ahead gets its answer when the slowest has caught up."""
 
-    def may_go_on(self, worker: int) -> bool:
+    def may_proceed(self, worker: int) -> bool:
         """Say whether a worker is not too far ahead to begin its next step."""
         bound: int = self.options.max_staleness
         return self.lead(worker) <= bound

@@ -58,7 +58,7 @@ class PushOptimizer(Optimizer):
 
 
 class SyncWorker(ReplicatedStrategy):
-    """A worker in lockstep: all gradients make one update, and all pull the same parameters after it."""
+    """A synchronous worker: all gradients make one update, and all pull the same parameters after it."""
 
     optimizer: PushOptimizer
     flat: FlatModel
@@ -74,7 +74,7 @@ class SyncWorker(ReplicatedStrategy):
         """Give the servers the parameters of rank 0, then take them."""
         self.model = self.module = model
         self.flat = FlatModel(model)
-        self.optimizer = PushOptimizer(self.flat.parameter, lambda: self.transfer(CommandKind.STEP))
+        self.optimizer = PushOptimizer(self.flat.parameter, lambda: self.push_and_pull(CommandKind.STEP))
         self.outgoing = self.wire.buffer(self.flat.gradient)
         self.incoming = self.wire.buffer(self.flat.values)
         elements, width = self.flat.values.numel(), self.flat.values.element_size()
@@ -83,14 +83,14 @@ class SyncWorker(ReplicatedStrategy):
             (self.world.training_ranks + shard, piece) for shard, piece in interleave_pieces(shares)
         ]
         if self.world.rank == 0:
-            self.hand_over()
+            self.send_initial_parameters()
         self.broadcast_initial_state(model)
 
-    def hand_over(self) -> None:
-        """Make this rank's parameters those of the servers."""
+    def send_initial_parameters(self) -> None:
+        """Send this rank's parameters to the servers as the initial ones."""
         values = self.flat.values
         command = ServerCommand(
-            kind=CommandKind.HOLD,
+            kind=CommandKind.INITIALISE,
             elements=values.numel(),
             matrices=self.flat.matrices,
             width=values.element_size(),
@@ -98,7 +98,7 @@ class SyncWorker(ReplicatedStrategy):
         send_command(self.world, command)
         self.incoming.copy_(values)
         wait_all([self.wire.send(piece.of(self.incoming), server, piece) for server, piece in self.pieces])
-        self.transfer(CommandKind.PULL)  # answered when they are ready: no step has to wait for that
+        self.push_and_pull(CommandKind.PULL)  # answered when they are ready: no step has to wait for that
 
     def begin_step(self, lr: float) -> None:
         """Note the rate, which travels with the gradient."""
@@ -110,22 +110,22 @@ class SyncWorker(ReplicatedStrategy):
         return super().forward_backward(micro_batches)
 
     def exchange(self) -> None:
-        """Push and pull; a gradient that is not finite stays here, and the servers are told so."""
+        """Push and pull; a gradient that is not finite is not sent, and the servers count it."""
         self.optimizer.pushed = False
-        self.precision.step(self.optimizer, self.deciders())
+        self.precision.step(self.optimizer, self.skip_group())
         if not self.optimizer.pushed:
-            self.transfer(CommandKind.DROP)
+            self.push_and_pull(CommandKind.DROP)
 
-    def deciders(self) -> dist.ProcessGroup | None:
+    def skip_group(self) -> dist.ProcessGroup | None:
         """Return the ranks that skip a step together."""
         return self.world.trainers
 
-    def transfer(self, kind: CommandKind) -> None:
-        """Tell the servers, send the gradient where it is a step, and take the newest parameters."""
-        self.wire.settle_device()
+    def push_and_pull(self, kind: CommandKind) -> None:
+        """Send the command, the gradient for a STEP, and receive the newest parameters."""
+        self.wire.wait_for_device()
         began = time.perf_counter()
         command = ServerCommand(kind=kind, lr=self.lr, samples=self.samples)
-        told = start_command(self.world, command, server_ranks(self.world))
+        pending_commands = start_command(self.world, command, server_ranks(self.world))
         sent = []
         for server, piece in self.pieces if kind is CommandKind.STEP else ():
             outgoing, gradient = piece.of(self.outgoing), piece.of(self.flat.gradient)
@@ -136,15 +136,15 @@ class SyncWorker(ReplicatedStrategy):
             (piece, self.wire.receive(piece.of(self.incoming), server, piece))
             for server, piece in self.pieces
         ]
-        wait_all(work for work, _ in told)
+        wait_all(work for work, _ in pending_commands)
         wait_all(sent)
         pushed = time.perf_counter()
         for piece, work in arriving:
             work.wait()
             if self.incoming is not self.flat.values:
                 piece.of(self.flat.values).copy_(piece.of(self.incoming), non_blocking=True)
-        self.wire.settle_device()
-        if kind is not CommandKind.PULL:  # what is settled after an epoch is part of no step
+        self.wire.wait_for_device()
+        if kind is not CommandKind.PULL:  # a pull after an epoch is part of no step
             self.push_s += pushed - began
             self.pull_s += time.perf_counter() - pushed
 
@@ -156,11 +156,11 @@ class SyncWorker(ReplicatedStrategy):
         """Zero the flat gradient; those of the parameters stay views into it."""
         self.flat.gradient.zero_()
 
-    def figures(self) -> dict[str, Any]:
+    def measurements(self) -> dict[str, Any]:
         """Return the seconds until the gradients were out, and from there until the parameters were in."""
-        figures = {"push_s": self.push_s, "pull_s": self.pull_s}
+        measurements = {"push_s": self.push_s, "pull_s": self.pull_s}
         self.push_s = self.pull_s = 0.0
-        return figures
+        return measurements
 
     def state(self) -> dict[str, Any]:
         """Return the model; rank 0 adds what the servers need."""
@@ -178,24 +178,24 @@ class SyncWorker(ReplicatedStrategy):
         """Go on from a state; nobody trains before the servers are ready."""
         self.model.load_state_dict(state["model"])
         if self.world.rank == 0:
-            self.hand_over()
-            for server, each in zip(server_ranks(self.world), state["servers"], strict=True):
+            self.send_initial_parameters()
+            for server, server_state in zip(server_ranks(self.world), state["servers"], strict=True):
                 send_command(self.world, ServerCommand(kind=CommandKind.LOAD), [server])
-                send_content(self.world, each, server)
+                send_content(self.world, server_state, server)
         dist.barrier(group=self.world.trainers)
 
 
 class AsyncWorker(SyncWorker):
-    """A worker that waits for no other; what it has pulled last is not the newest for long."""
+    """A worker that waits for no other; its parameters are soon older than those of the servers."""
 
-    lockstep = False
+    is_synchronous = False
 
-    def deciders(self) -> dist.ProcessGroup | None:
-        """Whether its gradient is good is a worker's own business."""
+    def skip_group(self) -> dist.ProcessGroup | None:
+        """A worker decides alone whether its gradient is finite."""
         return None
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Pull once more when no gradient is under way any longer."""
         dist.barrier(group=self.world.trainers)
-        self.transfer(CommandKind.PULL)
-        super().settle()
+        self.push_and_pull(CommandKind.PULL)
+        super().synchronize()

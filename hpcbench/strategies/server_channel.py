@@ -74,9 +74,9 @@ def cut_vector(elements: int, width: int, shards: int, bucket_bytes: float) -> l
 
 
 class CommandKind(IntEnum):
-    """What a server is to do, or to know."""
+    """What a training rank tells a server; the numbers are sent."""
 
-    HOLD = 0  # take the shard's parameters, which follow, as the initial ones
+    INITIALISE = 0  # take the shard's initial parameters, which follow
     STEP = 1  # take a gradient, which follows, and send the newest parameters
     DROP = 2  # the step's gradient was not finite and does not follow; send the newest parameters
     PULL = 3  # send the newest parameters
@@ -84,9 +84,9 @@ class CommandKind(IntEnum):
     LOAD = 5  # take the optimizer's state, which follows
     WARM_UP = 6  # this rank begins a window of steps that does not count
     WINDOW = 7  # this rank begins a window of steps that counts
-    REST = 8  # this rank has no more steps in this epoch
+    END_EPOCH = 8  # this rank has no more steps in this epoch
     STOP = 9  # this rank has finished
-    INTERRUPT = 10  # this rank was told to stop
+    INTERRUPT = 10  # this rank has received a signal to stop
 
 
 ENDING_KINDS = (CommandKind.STOP, CommandKind.INTERRUPT)
@@ -102,7 +102,7 @@ class ServerCommand:
     """
 
     kind: CommandKind
-    worker: int = -1
+    worker: int = -1  # set by `start_command`
     lr: float = 0.0
     samples: int = 0
     epoch: int = 0
@@ -168,7 +168,7 @@ class CommandInbox:
             Thread(target=self._listen, args=(worker,), daemon=True).start()
 
     def next(self) -> ServerCommand:
-        """Wait for the next command. Raises torch's RuntimeError where a rank is gone without a farewell."""
+        """Wait for the next command. Raises torch's RuntimeError where a rank has died."""
         arrived = self._arrived.get()
         if isinstance(arrived, RuntimeError):
             raise arrived
@@ -244,8 +244,8 @@ class PieceChannel:
         assert work is not None
         return work
 
-    def settle_device(self) -> None:
-        """Wait for what the device has to do, so that the host's clock means something; gloo has waited."""
+    def wait_for_device(self) -> None:
+        """Wait for the device, so that the host's clock measures its work too; gloo has waited."""
         if torch.cuda.is_initialized():
             torch.cuda.current_stream().synchronize()
 
@@ -262,4 +262,4 @@ def wait_all(works: Iterable[dist.Work]) -> None:
 def interleave_pieces(shares: Sequence[Sequence[VectorPiece]]) -> list[tuple[int, VectorPiece]]:
     """Order the pieces so that all shards are served alike: (shard, piece), first pieces first."""
     numbered = [(piece.number, shard, piece) for shard, share in enumerate(shares) for piece in share]
-    return [(shard, piece) for _, shard, piece in sorted(numbered, key=lambda each: each[:2])]
+    return [(shard, piece) for _, shard, piece in sorted(numbered, key=lambda item: item[:2])]

@@ -15,22 +15,22 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hpcbench.strategies.world import MakeOptimizer, PrecisionPolicy, World
-from hpcbench.tasks.batches import Batch, LossSums, RankRole, measure_logits, sum_losses
+from hpcbench.tasks.batches import Batch, LossSums, Shard, measure_logits, sum_losses
 
 if TYPE_CHECKING:
     from hpcbench.strategies.server_channel import ServerCommand
 
 
 class Strategy:
-    """Training on a single device, and what every other strategy starts from.
+    """Training on a single device, and the base of every other strategy.
 
     `model` is the module under its single-device names; `module` is what a batch is sent through: the same,
-    or a wrapper around it. `lockstep` says that the training ranks keep step with each other anyway: only
-    then may a window of steps begin and end with all of them waiting for the last.
+    or a wrapper around it. `is_synchronous` says that the training ranks wait for each other in every step:
+    only then a window of steps begins and ends with a barrier.
     """
 
-    lockstep = True
-    silent = False  # leaves the exchange out, in a copy that is only timed
+    is_synchronous = True
+    skips_exchange = False  # leaves the exchange out, in a copy that is only timed
     label_smoothing = 0.0  # of the training loss; evaluation measures the plain one
     model: nn.Module
     module: nn.Module
@@ -43,15 +43,15 @@ class Strategy:
 
     @property
     def emulated(self) -> bool:
-        """Whether it does what it is for, but not on the devices that it is for."""
+        """Whether it runs without the devices that it is meant for."""
         return False
 
-    def seat(self) -> RankRole:
-        """Say whether this rank trains, and on which shard."""
-        return RankRole(trains=True, shard=0, shards=1)
+    def shard(self) -> Shard:
+        """Return the part of each global batch that this rank sees."""
+        return Shard(index=0, count=1)
 
-    def rehearse(self, model: nn.Module, example: Batch) -> None:
-        """See the model and a small batch such as will come, before `prepare`: to measure and decide."""
+    def measure_example(self, model: nn.Module, example: Batch) -> None:
+        """Measure the model with a small batch, before `prepare`, to decide how to divide it."""
 
     def prepare(self, model: nn.Module, make_optimizer: MakeOptimizer) -> None:
         """Take the model, which is on this rank's device, and get ready for the first step."""
@@ -59,7 +59,7 @@ class Strategy:
         self.optimizer = make_optimizer(model.parameters())
 
     def begin_step(self, lr: float) -> None:
-        """Hear the step's learning rate early: for strategies whose exchange already updates."""
+        """Take the learning rate of the step: for strategies whose exchange already updates."""
 
     def forward_backward(self, micro_batches: Sequence[Batch]) -> LossSums | None:
         """Leave in `grad` the gradient of the mean loss over this rank's batch; None: no loss here."""
@@ -90,10 +90,10 @@ class Strategy:
         self.clear_gradients()
 
     def clear_gradients(self) -> None:
-        """Forget this step's gradient."""
+        """Clear this step's gradient."""
         self.optimizer.zero_grad(set_to_none=True)
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Bring the newest parameters everywhere and make buffers equal."""
 
     @torch.no_grad()
@@ -109,24 +109,24 @@ class Strategy:
         return logits
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the whole model, parameters and buffers, under single-device names; call after settle."""
+        """Return the whole model under single-device names; call after synchronize."""
         return {name: value.detach() for name, value in self.model.state_dict().items()}
 
     def state(self) -> dict[str, Any]:
-        """Return what this rank needs to go on later; call after settle."""
+        """Return what this rank needs to resume; call after synchronize."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned on the same rank of an equal world; call after prepare."""
+        """Resume from what `state` returned on the same rank of an equal world; call after prepare."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
     def serve(self, commands: Iterable[ServerCommand], make_optimizer: MakeOptimizer) -> None:
-        """Follow commands until they end; only for seats that do not train, which are not prepared."""
+        """Follow commands until they end; only on servers, for which `prepare` is not called."""
         raise NotImplementedError(f"{type(self).__name__} has no servers")
 
-    def figures(self) -> dict[str, Any]:
-        """Return what only the strategy can measure, since it was last asked: fields of recorded events."""
+    def measurements(self) -> dict[str, Any]:
+        """Return what the strategy has measured since the last call: fields of recorded events."""
         return {}
 
 
@@ -152,9 +152,9 @@ class ReplicatedStrategy(Strategy):
     Running statistics are those of shard 0, as DistributedDataParallel keeps them.
     """
 
-    def seat(self) -> RankRole:
-        """Each training rank takes the shard of its number."""
-        return RankRole(trains=True, shard=self.world.rank, shards=self.world.training_ranks)
+    def shard(self) -> Shard:
+        """Each training rank has the shard of its number."""
+        return Shard(index=self.world.rank, count=self.world.training_ranks)
 
     def broadcast_initial_state(self, model: nn.Module) -> None:
         """Make parameters and buffers equal to those of rank 0."""
@@ -166,7 +166,7 @@ class ReplicatedStrategy(Strategy):
         """Overwrite a tensor with that of shard 0."""
         dist.broadcast(tensor, src=0, group=self.world.trainers)
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Take the running statistics of shard 0; parameters are equal already."""
         for buffer in self.model.buffers():
             self.broadcast(buffer)

@@ -22,17 +22,17 @@ class Zero1(Ddp):
         """Give each rank an optimizer for its part, chosen by torch to be about equal in bytes."""
 
         def make(parameters: Iterable[nn.Parameter]) -> Optimizer:
-            whole = make_optimizer(parameters)  # never used: each rank makes its part of it
+            full_optimizer = make_optimizer(parameters)  # never used: each rank makes its part of it
             return ZeroRedundancyOptimizer(
-                whole.param_groups,
-                optimizer_class=type(whole),
+                full_optimizer.param_groups,
+                optimizer_class=type(full_optimizer),
                 process_group=self.world.trainers,
                 parameters_as_bucket_view=self.options.parameters_as_bucket_view,
-                **whole.defaults,
+                **full_optimizer.defaults,
             )
 
         super().prepare(model, make)
-        if self.silent:
+        if self.skips_exchange:
             self.optimizer = self.optimizer.optim  # this rank's part, and nothing sent after it
 
     def clear_gradients(self) -> None:

@@ -23,12 +23,11 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class RankRole:
-    """Whether this rank trains, and which of how many shards of each global batch is its own."""
+class Shard:
+    """The part of each global batch that a rank sees: number `index` of `count`."""
 
-    trains: bool
-    shard: int
-    shards: int
+    index: int
+    count: int
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ class ShardLoader:
     """The batches of one rank's shard: sample i of the global batch is the same for any number of shards."""
 
     dataset: LabelledDataset
-    seat: RankRole
+    shard: Shard
     batch_size: int  # of this shard
     accumulation: int
     seed: int
@@ -132,10 +131,10 @@ class ShardLoader:
     def train(self, epoch: int, steps: Sequence[int]) -> Iterator[list[Batch]]:
         """Yield the micro-batches of each step; `steps` count from 0 within the epoch."""
         order = epoch_order(self.dataset, self.seed, epoch)
-        global_batch = self.batch_size * self.seat.shards
-        firsts = [step * global_batch + self.seat.shard * self.batch_size for step in steps]
-        mine = [order[first : first + self.batch_size] for first in firsts]
-        for batch in self.dataset.train_batches(mine, epoch):
+        global_batch = self.batch_size * self.shard.count
+        starts = [step * global_batch + self.shard.index * self.batch_size for step in steps]
+        shards = [order[start : start + self.batch_size] for start in starts]
+        for batch in self.dataset.train_batches(shards, epoch):
             yield list(_split_batch(batch, self.accumulation))
 
     def evaluation(self) -> Iterator[tuple[Batch, Tensor]]:
@@ -144,13 +143,13 @@ class ShardLoader:
         All shards yield equally many batches; what pads the last ones repeats a sample and is masked out, so
         that over all shards each sample counts exactly once.
         """
-        total, stride = self.dataset.evaluation_samples, self.batch_size * self.seat.shards
-        firsts = [
-            index * stride + self.seat.shard * self.batch_size for index in range(math.ceil(total / stride))
+        total, stride = self.dataset.evaluation_samples, self.batch_size * self.shard.count
+        starts = [
+            index * stride + self.shard.index * self.batch_size for index in range(math.ceil(total / stride))
         ]
-        wanted = [torch.arange(first, first + self.batch_size) for first in firsts]
-        batches = self.dataset.evaluation_batches([samples.clamp(max=total - 1) for samples in wanted])
-        for samples, batch in zip(wanted, batches, strict=True):
+        padded = [torch.arange(start, start + self.batch_size) for start in starts]
+        batches = self.dataset.evaluation_batches([samples.clamp(max=total - 1) for samples in padded])
+        for samples, batch in zip(padded, batches, strict=True):
             yield batch, (samples < total).to(batch.labels.device)
 
 

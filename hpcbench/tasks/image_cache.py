@@ -273,10 +273,10 @@ class ImageCaches:
             raise MemoryError(f"cache in memory: {error}") from error
         return open_images(path, key)
 
-    def forget(self) -> None:
+    def unlink_shared(self) -> None:
         """Remove the names of what is in memory, once every rank of the node has it mapped."""
         for each in self._shared:
-            each.forget()
+            each.unlink_shared()
 
     def close(self) -> None:
         """Leave nothing behind."""

@@ -165,11 +165,11 @@ class ImageDataset(LabelledDataset):
 
     def train_batch(self, samples: Tensor, epoch: int) -> Batch:
         """Return training samples, augmented for this epoch; decoded here and now."""
-        return self._now(DecodeRequest(TRAIN, samples, AugmentationSeed(self._seed, epoch)))
+        return self._load_batch(DecodeRequest(TRAIN, samples, AugmentationSeed(self._seed, epoch)))
 
     def evaluation_batch(self, samples: Tensor) -> Batch:
         """Return samples of the validation set; decoded here and now."""
-        return self._now(DecodeRequest(EVALUATION, samples, AugmentationSeed(self._seed, None)))
+        return self._load_batch(DecodeRequest(EVALUATION, samples, AugmentationSeed(self._seed, None)))
 
     def train_batches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         """Yield many batches, which are prepared ahead."""
@@ -183,7 +183,7 @@ class ImageDataset(LabelledDataset):
 
     def all_ranks_loaded(self) -> None:
         """Every rank has mapped what the ranks of a node share: nothing of it needs a name any more."""
-        self._caches.forget()
+        self._caches.unlink_shared()
 
     def pop_replaced_count(self) -> int:
         """Return how many corrupt images were replaced in the batches since the last call."""
@@ -197,17 +197,17 @@ class ImageDataset(LabelledDataset):
         for each in self._staged:
             each.release()
 
-    def _now(self, request: DecodeRequest) -> Batch:
+    def _load_batch(self, request: DecodeRequest) -> Batch:
         decoded = self._decoders[request.part].decode(request.samples, request.moment)
-        return self._finished(request, decoded.pixels.to(self._device), decoded.labels.to(self._device))
+        return self._to_batch(request, decoded.pixels.to(self._device), decoded.labels.to(self._device))
 
     def _stream(self, requests: Sequence[DecodeRequest]) -> Iterator[Batch]:
         decoded = zip(requests, self._workers.stream(requests), strict=True)
         for (request, done), (pixels, labels) in prefetch_to_device(decoded, self._device, _tensors_of):
             self._replaced += int((done.used != request.samples).sum())
-            yield self._finished(request, pixels, labels)
+            yield self._to_batch(request, pixels, labels)
 
-    def _finished(self, request: DecodeRequest, pixels: Tensor, labels: Tensor) -> Batch:
+    def _to_batch(self, request: DecodeRequest, pixels: Tensor, labels: Tensor) -> Batch:
         images = self._recipe.augmentation(pixels, request.samples, request.moment)
         return Batch(self._recipe.normalise(images), labels)
 

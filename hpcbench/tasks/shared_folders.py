@@ -31,7 +31,7 @@ class SharedPath:
     _descriptor: int
     _keep: bool
 
-    def forget(self) -> None:
+    def unlink_shared(self) -> None:
         """Take the name away. Who has it mapped keeps it; nothing is left when they end, even if killed."""
         if not self._keep:
             remove_path(self.path)
@@ -44,7 +44,7 @@ class SharedPath:
         if _lock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB) and _is_same_file(
             self._descriptor, self._lock
         ):
-            self.forget()
+            self.unlink_shared()
         os.close(self._descriptor)
         self._descriptor = -1
 

@@ -139,7 +139,7 @@ class BlindClock(ReplicatedStrategy):
         """Put the update into the queue."""
         self._done.append(self._queue.submit(super().update, lr))
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         """Wait, when no clock runs any more."""
         for each in self._done:
             each.result()

@@ -70,8 +70,8 @@ def measure_exchange(
         before = _state_checksum(training)
         with torch.random.fork_rng(devices=_cuda_devices(training)):
             copies = [
-                _timed_copy(training, make_strategy, make_optimizer, example, silent=silent)
-                for silent in (False, True)
+                _timed_copy(training, make_strategy, make_optimizer, example, skips_exchange=skips_exchange)
+                for skips_exchange in (False, True)
             ]
             with_exchange, without_exchange = _time_paired_blocks(training, copies)
         assert _state_checksum(training) == before, "steps on a copy leave the trained state alone"
@@ -125,16 +125,16 @@ def _timed_copy(
     make_optimizer: MakeOptimizer,
     example: Batch,
     *,
-    silent: bool,
+    skips_exchange: bool,
 ) -> TimedCopy:
     """Return a copy of the model under a strategy of its own, with the scale of the loss as it is now."""
     spec, world = training.session.spec, training.world
     arithmetic = RunPrecision(spec.precision, world.device)
     arithmetic.load_state(training.arithmetic.state())
     strategy = make_strategy(arithmetic)
-    strategy.silent = silent
+    strategy.skips_exchange = skips_exchange
     model = copy.deepcopy(training.strategy.model)
-    strategy.rehearse(model, example)
+    strategy.measure_example(model, example)
     if spec.compile:
         model.compile()
     strategy.prepare(model, make_optimizer)

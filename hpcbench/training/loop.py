@@ -86,7 +86,7 @@ class Training(RankState):
             )
             self.train_epoch(epoch, batches)
             with self.session.timed_part("settle"):
-                self.strategy.settle()
+                self.strategy.synchronize()
             if self.session.spec.evaluate:
                 self.evaluate(epoch + 1)
             is_last = epoch + 1 == self.plan.epochs
@@ -104,7 +104,7 @@ class Training(RankState):
             stop = self.train(epoch, window, batches)
             if stop:
                 break
-        send_command(self.world, ServerCommand(kind=CommandKind.REST, epoch=epoch + 1))
+        send_command(self.world, ServerCommand(kind=CommandKind.END_EPOCH, epoch=epoch + 1))
         if is_true_on_any_rank(self.world, stop):
             self.session.raise_stop()
 
@@ -114,7 +114,7 @@ class Training(RankState):
         Synchronous ranks begin and end a window together. Others do not wait for each other; the throughput
         of such a run follows from the records of its servers (docs/methodology.md, M3).
         """
-        synchronized = self.strategy.lockstep
+        synchronized = self.strategy.is_synchronous
         skipped_before = self.arithmetic.skipped_updates
         sums: list[LossSums | None] = []
         if synchronized:
@@ -184,7 +184,7 @@ class Training(RankState):
         Where several ranks share a shard, the one that sees the loss counts its samples.
         """
         peak = device_peak_bytes(self.world.device)
-        figures = self.strategy.figures()
+        measured = self.strategy.measurements()
         self.peak_memory_bytes = max(self.peak_memory_bytes, peak)
         losses = torch.stack([step.loss_sum for step in sums]).tolist() if sums else []
         correct = torch.stack([step.correct for step in sums]).tolist() if sums else []
@@ -211,8 +211,8 @@ class Training(RankState):
                 skipped_updates=skipped,
                 lr=learning_rate(self.session.spec, self.plan, window.steps[-1]),
                 peak_memory_bytes=peak,
-                push_s=figures.get("push_s"),
-                pull_s=figures.get("pull_s"),
+                push_s=measured.get("push_s"),
+                pull_s=measured.get("pull_s"),
             )
         )
         self.session.writer.flush()

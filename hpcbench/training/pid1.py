@@ -48,11 +48,11 @@ def _listen_for_signals(child: int) -> None:
 
 
 def _listen_to_client(child: int) -> None:
-    while told := os.read(sys.stdin.fileno(), 4096):
-        for number in told:
+    while signals := os.read(sys.stdin.fileno(), 4096):
+        for number in signals:
             if number in FORWARDED_SIGNALS:
                 os.kill(child, number)
-    os.killpg(child, signal.SIGKILL)  # where this is not the first process, nobody else would
+    os.killpg(child, signal.SIGKILL)  # needed where this is not the first process of a container
     os._exit(KILLED_STATUS)
 
 

@@ -38,10 +38,8 @@ def join_process_group(spec: RunSpec, placement: Placement) -> World:
             rank=0, size=1, training_ranks=1, device=device, more_devices=_more_devices(spec, device)
         )
     timeout = datetime.timedelta(seconds=spec.timeout_s)
-    if placement.address.startswith("127."):
-        os.environ.setdefault(
-            "GLOO_SOCKET_IFNAME", "lo"
-        )  # a host name need not resolve for ranks of one node
+    if placement.address.startswith("127."):  # the host name need not resolve for ranks of one node
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     store = _rendezvous(placement, timeout)
     dist.init_process_group(
         spec.backend or "gloo",
@@ -87,7 +85,7 @@ def _more_devices(spec: RunSpec, first: torch.device) -> tuple[torch.device, ...
 
 
 def _rendezvous(placement: Placement, timeout: datetime.timedelta) -> Store:
-    """Meet at rank 0, which takes a free port and writes it into the run's folder: no port is ever fixed."""
+    """Connect to rank 0, which takes a free port and writes it into the run's folder: no port is fixed."""
     if placement.port is not None:
         return TCPStore(placement.address, placement.port, placement.processes, placement.rank == 0, timeout)
     path = RunFolder(Path(placement.run_folder)).rendezvous(placement.attempt)
@@ -101,7 +99,8 @@ def _rendezvous(placement: Placement, timeout: datetime.timedelta) -> Store:
     deadline = time.monotonic() + timeout.total_seconds()
     while not path.exists():
         if time.monotonic() > deadline:
-            raise RendezvousError(f"rank 0 did not say where it is within {timeout.total_seconds():.0f} s")
+            seconds = timeout.total_seconds()
+            raise RendezvousError(f"rank 0 did not publish its address within {seconds:.0f} s")
         time.sleep(RENDEZVOUS_POLL_S)
     # Only the port is taken from there: the address is how rank 0 is reached from this node.
     port = json.loads(path.read_text())["port"]
@@ -115,7 +114,7 @@ def _arrival_key(rank: int) -> str:
 
 
 def _await_all(store: Store, placement: Placement, timeout: datetime.timedelta) -> None:
-    """Wait for the other ranks; raises RendezvousError, which names those that have not come."""
+    """Wait for the other ranks; raises RendezvousError, which names those that did not connect."""
     others = range(1, placement.processes)
     try:
         store.wait([_arrival_key(rank) for rank in others], timeout)
@@ -123,7 +122,7 @@ def _await_all(store: Store, placement: Placement, timeout: datetime.timedelta) 
         missing = [rank for rank in others if not store.check([_arrival_key(rank)])]
         who = f"ranks {', '.join(map(str, missing))}" if len(missing) > 1 else f"rank {missing[0]}"
         raise RendezvousError(
-            f"{who} of {placement.processes} did not come within {timeout.total_seconds():.0f} s"
+            f"{who} of {placement.processes} did not connect within {timeout.total_seconds():.0f} s"
         ) from error
 
 
@@ -133,29 +132,29 @@ def barrier(world: World) -> None:
         dist.barrier(group=world.trainers)
 
 
-def is_true_on_any_rank(world: World, mine: bool) -> bool:
-    """Return whether it is so on any training rank; waits for all of them, as a barrier does."""
+def is_true_on_any_rank(world: World, value: bool) -> bool:
+    """Return whether `value` is true on any training rank; waits for all of them, as a barrier does."""
     if world.trainers is None:
-        return mine
-    flag = torch.tensor(float(mine), device=world.device)
+        return value
+    flag = torch.tensor(float(value), device=world.device)
     dist.all_reduce(flag, dist.ReduceOp.MAX, group=world.trainers)
     return bool(flag)
 
 
 def dismiss_servers(world: World, *, interrupted: bool) -> None:
-    """Tell the servers, where there are any, that this rank needs them no more."""
+    """Tell the servers, where there are any, that this rank has ended."""
     send_command(world, ServerCommand(kind=CommandKind.INTERRUPT if interrupted else CommandKind.STOP))
     if interrupted and world.control is not None:
         confirm_stop(world)
 
 
 def confirm_stop(world: World) -> None:
-    """Wait until servers and training ranks all know that the run stops: nobody is gone before."""
+    """Wait until servers and training ranks all know that the run stops: none may exit before."""
     dist.barrier(group=world.control)
 
 
 def leave_process_group(world: World) -> None:
-    """End the process group after good work; all ranks leave together, else a peer may be cut off."""
+    """End the process group of a finished run, on all ranks together: no connection is cut off."""
     if world.trainers is not None:
         dist.barrier()
         dist.destroy_process_group()

@@ -77,7 +77,7 @@ class CommandStream:
                 self.begin_window(command)
             else:
                 yield command
-            if command.kind is CommandKind.REST:
+            if command.kind is CommandKind.END_EPOCH:
                 self.end_epoch(command)
 
     def begin_window(self, command: ServerCommand) -> None:
@@ -112,7 +112,7 @@ class CommandStream:
                 wall_s=wall_s,
                 idle_s=self.idle_s,
                 peak_memory_bytes=peak,
-                **self.strategy.figures(),
+                **self.strategy.measurements(),
             )
         )
         self.session.writer.flush()

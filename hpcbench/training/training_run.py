@@ -101,11 +101,11 @@ def assemble_training(session: RankSession, world: World) -> Training:
     model = build_model(spec, dataset, world.device, arithmetic.dtype)
     strategy = make_strategy(spec, world, arithmetic)
     parameters = ModelParameters.of(model)
-    strategy.rehearse(model, example_batch(dataset, spec))
+    strategy.measure_example(model, example_batch(dataset, spec))
     if spec.compile:
         model.compile()  # in place: the names of the weights stay those of a single device
     strategy.prepare(model, partial(build_optimizer, spec.optimizer))
-    loader = ShardLoader(dataset, strategy.seat(), spec.batch_size, spec.accumulation, spec.seed)
+    loader = ShardLoader(dataset, strategy.shard(), spec.batch_size, spec.accumulation, spec.seed)
     plan = StepPlan.of(spec, dataset.train_samples)
     return Training(
         session=session,

@@ -12,7 +12,7 @@ import torch
 
 from hpcbench.runs.placement import Placement
 from hpcbench.sweep.run_spec import InputOptions, RunSpec
-from hpcbench.tasks.batches import RankRole, ShardLoader
+from hpcbench.tasks.batches import Shard, ShardLoader
 from hpcbench.tasks.image_pipeline import ImageDataset
 from hpcbench.tasks.smoke_data import make_smoke_data
 from hpcbench.tasks.task_registry import DATASETS
@@ -86,6 +86,6 @@ def place(run_folder: Path, data: Path, rank: int = 0) -> Placement:
 
 def images_of(dataset: ImageDataset, epoch: int, shard: int = 0, shards: int = 1) -> torch.Tensor:
     """Return what a shard trains on in an epoch, [steps, samples, channels, height, width]."""
-    loader = ShardLoader(dataset, RankRole(True, shard, shards), GLOBAL_BATCH // shards, 1, seed=3)
+    loader = ShardLoader(dataset, Shard(shard, shards), GLOBAL_BATCH // shards, 1, seed=3)
     steps = range(dataset.train_samples // GLOBAL_BATCH)
     return torch.stack([batch.images for (batch,) in loader.train(epoch, steps)])

@@ -30,7 +30,7 @@ def main(folder: str, rank: int, samples: int) -> None:
     facts = {"checksum": total, "path": str(path), "inode": path.stat().st_ino}
     print(json.dumps(facts | _memory_of(path)), flush=True)
     sys.stdin.readline()
-    caches.forget()
+    caches.unlink_shared()
     print(json.dumps({"ready": True}), flush=True)
     sys.stdin.readline() if samples < 1000 else None
     caches.close()

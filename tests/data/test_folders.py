@@ -18,7 +18,7 @@ from scipy.io import savemat
 
 from hpcbench.errors import InputError
 from hpcbench.tasks import image_layouts, picture_decoding
-from hpcbench.tasks.batches import RankRole, ShardLoader
+from hpcbench.tasks.batches import Shard, ShardLoader
 from hpcbench.tasks.data_check import check_data, find_data_problem
 from hpcbench.tasks.image_augmentation import AugmentationSeed
 from hpcbench.tasks.image_index import ImageIndex
@@ -261,9 +261,7 @@ def test_corrupt_picture_is_replaced_alike(
     batches = [
         labels
         for shard, dataset in enumerate(datasets)
-        for (part,) in ShardLoader(dataset, RankRole(True, shard, shards), 24 // shards, 1, seed=3).train(
-            0, range(5)
-        )
+        for (part,) in ShardLoader(dataset, Shard(shard, shards), 24 // shards, 1, seed=3).train(0, range(5))
         for labels in [part.labels]
     ]
     assert {len(labels) for labels in batches} == {24 // shards}

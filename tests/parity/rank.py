@@ -48,7 +48,7 @@ def begin(
     """Return the strategy, ready to train from the initial state of a seed, cut elsewhere than another."""
     strategy: Strategy = case.entry.load()(world, arithmetic, case.entry.options(**case.options))
     model = build_model(case.shape, seed)
-    strategy.rehearse(model, shard_batches(case.shape, 0)[0][0])
+    strategy.measure_example(model, shard_batches(case.shape, 0)[0][0])
     if avoid is not None:
         cut_elsewhere(strategy, avoid)
     strategy.prepare(model, make_optimizer)
@@ -73,10 +73,10 @@ def make_optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 
 def do_steps(strategy: Strategy, case: Case, steps: range, overflow_at: int | None = None) -> None:
     """Train some steps. In the one of `overflow_at` the last shard has images that are too large for fp16."""
-    seat = strategy.seat()
+    shard = strategy.shard()
     for step in steps:
-        micro_batches = shard_batches(case.shape, step, case.accumulation)[seat.shard]
-        if step == overflow_at and seat.shard == seat.shards - 1:
+        micro_batches = shard_batches(case.shape, step, case.accumulation)[shard.index]
+        if step == overflow_at and shard.index == shard.count - 1:
             for batch in micro_batches:
                 batch.images.fill_(float("inf"))
         strategy.begin_step(learning_rate(step))
@@ -114,8 +114,8 @@ def serve(case: Case, world: World) -> None:
 
 def settle(strategy: Strategy) -> None:
     """End an epoch."""
-    send_command(strategy.world, ServerCommand(kind=CommandKind.REST))
-    strategy.settle()
+    send_command(strategy.world, ServerCommand(kind=CommandKind.END_EPOCH))
+    strategy.synchronize()
 
 
 def dismiss_servers(world: World) -> None:
@@ -131,7 +131,7 @@ def train(case: Case, world: World) -> dict[str, Any]:
     half = case.steps // 2
     do_steps(strategy, case, range(half))
     settle(strategy)
-    batch, mask = evaluation_batches(case.shape)[strategy.seat().shard]
+    batch, mask = evaluation_batches(case.shape)[strategy.shard().index]
     sums = strategy.evaluate(batch, mask)
     seen = (0, 0, 0) if sums is None else (sums.loss_sum, sums.correct, sums.samples)
     evaluation = torch.tensor([float(each) for each in seen], dtype=torch.float64)

@@ -75,8 +75,8 @@ def train(strategy: Strategy, world: World, slow: bool) -> dict[str, Any]:
             strategy.update(learning_rate(step) / 5)
             if slow:
                 time.sleep(SLOW_S)
-        send_command(world, ServerCommand(kind=CommandKind.REST))
-        strategy.settle()
+        send_command(world, ServerCommand(kind=CommandKind.END_EPOCH))
+        strategy.synchronize()
     return {"losses": losses, "weights": {name: v.clone() for name, v in strategy.weights().items()}}
 
 
@@ -88,7 +88,7 @@ def train_alike(strategy: Strategy, rank: int) -> dict[str, torch.Tensor]:
         strategy.forward_backward(shard_batches(SHAPE, step)[0])
         strategy.exchange()
         strategy.update(learning_rate(step))
-    strategy.settle()
+    strategy.synchronize()
     return {name: value.clone() for name, value in strategy.weights().items()}
 
 
@@ -106,7 +106,7 @@ def main(rank: int, folder: Path) -> None:
         strategy = build(world, RunPrecision("fp64", CPU), options)
         if rank == WORKERS:
             strategy.serve(commands(world), make_optimizer)
-            results[name] = strategy.figures()
+            results[name] = strategy.measurements()
         else:
             if name == "alike":
                 results[name] = train_alike(strategy, rank)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from hpcbench.tasks.batches import Batch, LabelledDataset, RankRole, ShardLoader
+from hpcbench.tasks.batches import Batch, LabelledDataset, Shard, ShardLoader
 from hpcbench.tasks.in_memory_datasets import read_rows
 from hpcbench.tasks.task_registry import DATASETS, SyntheticOptions
 
@@ -23,7 +23,7 @@ def _dataset(name: str, **arguments: Any) -> LabelledDataset:
 def _loader(
     dataset: LabelledDataset, shard: int, shards: int, batch_size: int, accumulation: int = 1
 ) -> ShardLoader:
-    return ShardLoader(dataset, RankRole(True, shard, shards), batch_size, accumulation, seed=3)
+    return ShardLoader(dataset, Shard(shard, shards), batch_size, accumulation, seed=3)
 
 
 def _whole(batches: list[Batch]) -> torch.Tensor:

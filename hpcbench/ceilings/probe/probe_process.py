@@ -45,7 +45,7 @@ from hpcbench.runs.run_environment import describe_environment
 from hpcbench.strategies.strategy_base import Strategy
 from hpcbench.strategies.world import World
 from hpcbench.sweep.run_spec import InputOptions, RunSpec
-from hpcbench.tasks.batches import Batch, LabelledDataset, RankRole, ShardLoader
+from hpcbench.tasks.batches import Batch, LabelledDataset, Shard, ShardLoader
 from hpcbench.tasks.in_memory_datasets import ROTATING_BATCHES
 from hpcbench.training.loop import ModelParameters
 from hpcbench.training.measurement import WindowTimes
@@ -270,7 +270,7 @@ def _random_batches(
 
 def _loader_share(spec: RunSpec, dataset: LabelledDataset, ranks: int, team: ProbeTeam) -> LoaderFeed:
     """Return this rank's share of an epoch, as in a run whose ranks are all on this node."""
-    seat = RankRole(trains=True, shard=team.place.local_rank, shards=ranks)
-    loader = ShardLoader(dataset, seat, spec.batch_size, spec.accumulation, spec.seed)
+    shard = Shard(index=team.place.local_rank, count=ranks)
+    loader = ShardLoader(dataset, shard, spec.batch_size, spec.accumulation, spec.seed)
     steps = max(1, dataset.train_samples // (spec.batch_size * ranks))
     return LoaderFeed(steps, lambda wanted: loader.train(0, wanted), device_synchroniser(team.device))
