@@ -162,6 +162,6 @@ class Pipeline(Strategy):
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take this rank's stage back, cut as it was: a new measurement may have come out differently."""
-        self.cuts = [range(*each) for each in state["cuts"]]
+        self.cuts = [range(*bounds) for bounds in state["cuts"]]
         self.keep_stage(copy.deepcopy(self.skeleton).to_empty(device=self.world.device))
         super().load_state(state)

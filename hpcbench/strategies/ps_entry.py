@@ -73,11 +73,12 @@ def refuse_ps(spec: RunSpec) -> str | None:
         return f"server: {options.server} exchanges over {backend}, not over {spec.backend}"
     if options.server == "gpu" and spec.backend is None:
         return "server: gpu exchanges over nccl: say backend: nccl"
-    there = spec.resources.nodes * spec.resources.gpus_per_node
-    if options.server == "gpu" and spec.ranks + spec.servers > there:
+    available = spec.resources.nodes * spec.resources.gpus_per_node
+    if options.server == "gpu" and spec.ranks + spec.servers > available:
         return (
             f"{spec.ranks} workers and {spec.servers} servers on GPUs of their own need "
-            f"{spec.ranks + spec.servers} GPUs, and resources have {there}; say server: cpu, or fewer ranks"
+            f"{spec.ranks + spec.servers} GPUs, and resources have {available}; say server: cpu, or "
+            "fewer ranks"
         )
     return None
 

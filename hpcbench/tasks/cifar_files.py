@@ -181,11 +181,11 @@ def find_pickles(edition: CifarEdition, folder: Path, part: str) -> list[Path]:
     names = edition.train_files if part == "train" else edition.test_files
     for where in (folder / edition.folder, folder):
         paths = [where / name for name in names]
-        there = [path.is_file() for path in paths]
-        if all(there):
+        exists = [path.is_file() for path in paths]
+        if all(exists):
             return paths
-        if any(there):
-            lost = paths[there.index(False)]
+        if any(exists):
+            lost = paths[exists.index(False)]
             raise input_error(
                 "this file is missing, though others of the data set are here",
                 place=SourcePlace(str(lost)),
@@ -237,13 +237,13 @@ def _from_parquet(edition: CifarEdition, paths: Sequence[Path]) -> CifarPart:
             table = pyarrow.parquet.read_table(path)
         except (pyarrow.ArrowInvalid, OSError) as error:
             raise _wrong_file_error(path, f"not a parquet file that can be read ({error})") from error
-        image = next((each for each in ("img", "image") if each in table.column_names), None)
-        label = next((each for each in edition.label_columns if each in table.column_names), None)
+        image = next((name for name in ("img", "image") if name in table.column_names), None)
+        label = next((name for name in edition.label_columns if name in table.column_names), None)
         if image is None or label is None:
             raise _wrong_file_error(
                 path, f"no columns img and {edition.label_columns[0]}", table.column_names
             )
-        pictures += [_bytes_of(each, path) for each in table.column(image).to_pylist()]
+        pictures += [_bytes_of(value, path) for value in table.column(image).to_pylist()]
         labels += table.column(label).to_pylist()
     return CifarPart(pictures, np.asarray(labels, np.int64), tuple(map(str, paths)))
 

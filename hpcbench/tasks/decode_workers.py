@@ -153,12 +153,14 @@ class DecodeWorkers:
     def stream(self, requests: Sequence[DecodeRequest]) -> Iterator[DecodedBatch]:
         """Return what was asked for, in order; the processes begin at once."""
         if self._loader is None:
-            return (self._decoders[each.part].decode(each.samples, each.moment) for each in requests)
+            return (
+                self._decoders[request.part].decode(request.samples, request.moment) for request in requests
+            )
         place = itertools.cycle(range(len(self._places)))
         self._order.pieces = [
-            _WorkPiece(each.part, samples.numpy(), each.moment, next(place))
-            for each in requests
-            for samples in each.samples.split(self._piece)
+            _WorkPiece(request.part, samples.numpy(), request.moment, next(place))
+            for request in requests
+            for samples in request.samples.split(self._piece)
         ]
         with _without_worker_warning():
             return self._collected(requests, iter(self._loader))

@@ -229,7 +229,7 @@ def crop_box(height: int, width: int, numbers: list[int] | None) -> CropBox:
     for first in range(0, len(uniform), 4):
         area, ratio, top, left = uniform[first : first + 4]
         pixels = height * width * (CROP_AREA[0] + area * (CROP_AREA[1] - CROP_AREA[0]))
-        low, high = (math.log(each) for each in CROP_RATIO)
+        low, high = (math.log(ratio_limit) for ratio_limit in CROP_RATIO)
         aspect = math.exp(low + ratio * (high - low))
         wide, tall = round(math.sqrt(pixels * aspect)), round(math.sqrt(pixels / aspect))
         if 0 < wide <= width and 0 < tall <= height:
@@ -261,13 +261,16 @@ class NormaliseImages:
         count, height, width, channels = images.shape
         if self.channels_last:
             # Rows of pixels against rows of constants: broadcasting over three values is six times as slow.
-            mean, deviation = (each.repeat(width) for each in self._constants(images.device))
+            mean, deviation = (values.repeat(width) for values in self._constants(images.device))
             rows = images.reshape(count, height, width * channels).to(self.dtype)
             return rows.sub_(mean).div_(deviation).view(images.shape).permute(0, 3, 1, 2)
-        mean, deviation = (each.view(-1, 1, 1) for each in self._constants(images.device))
+        mean, deviation = (values.view(-1, 1, 1) for values in self._constants(images.device))
         return images.permute(0, 3, 1, 2).contiguous().to(self.dtype).sub_(mean).div_(deviation)
 
     def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        made = (torch.tensor(each, dtype=self.dtype) * 255 for each in (self.mean, self.deviation))
-        mean, deviation = (each.to(device, non_blocking=True) for each in made)
+        made = (
+            torch.tensor(channel_values, dtype=self.dtype) * 255
+            for channel_values in (self.mean, self.deviation)
+        )
+        mean, deviation = (values.to(device, non_blocking=True) for values in made)
         return mean, deviation

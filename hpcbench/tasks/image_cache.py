@@ -275,13 +275,13 @@ class ImageCaches:
 
     def unlink_shared(self) -> None:
         """Remove the names of what is in memory, once every rank of the node has it mapped."""
-        for each in self._shared:
-            each.unlink_shared()
+        for shared in self._shared:
+            shared.unlink_shared()
 
     def close(self) -> None:
         """Leave nothing behind."""
-        for each in self._shared:
-            each.release()
+        for shared in self._shared:
+            shared.release()
 
 
 def _image_file_header(decoder: ImageDecoder, key: str) -> ImageFileHeader:

@@ -181,5 +181,5 @@ def _pixel_digest(indexes: dict[str, ImageIndex], options: FolderOptions) -> str
     """Digest what decoded pixels depend on; images that are changed in place escape it (docs/data.md)."""
     decoder = picture_decoding.describe_decoder(draft=options.decode == "draft")
     facts = [options.decoded_size, options.decode, options.corrupt, decoder]
-    facts += [part for each in indexes.values() for part in (str(each.root.absolute()), each.digest)]
+    facts += [part for index in indexes.values() for part in (str(index.root.absolute()), index.digest)]
     return hashlib.sha256(repr(facts).encode()).hexdigest()

@@ -29,9 +29,9 @@ SETTLED_NS = 2_000_000_000
 
 def cache_folder() -> Path:
     """Return where indexes and decoded images are kept: $HPCBENCH_CACHE, else the user's cache folder."""
-    said = os.environ.get(CACHE_VARIABLE)
-    if said:
-        return Path(said)
+    configured = os.environ.get(CACHE_VARIABLE)
+    if configured:
+        return Path(configured)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hpcbench"
 
 

@@ -257,7 +257,7 @@ def read_devkit(path: Path) -> tuple[list[str], list[int]]:
         names = {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
         ids = [int(line) for line in truth.decode().split()]
         classes = sorted(names.values())
-        return classes, [classes.index(names[each]) for each in ids]
+        return classes, [classes.index(names[number]) for number in ids]
     except (tarfile.TarError, EOFError, KeyError, ValueError, AttributeError) as error:
         raise _wrong_tar_error(path, f"not ImageNet's development kit ({error!r})") from error
 

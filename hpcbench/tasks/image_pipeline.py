@@ -86,7 +86,7 @@ class DeviceCopies:
         torch's pinned allocator reuses host memory only after the copies out of it are done.
         """
         with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
-            copies = [each.pin_memory().to(self._device, non_blocking=True) for each in tensors]
+            copies = [tensor.pin_memory().to(self._device, non_blocking=True) for tensor in tensors]
             event = torch.cuda.Event()
             event.record(self._stream)
         return copies, event
@@ -95,8 +95,8 @@ class DeviceCopies:
         """Let the current stream wait for the copies, and keep their memory until it has used them."""
         current = torch.cuda.current_stream(self._device)
         current.wait_event(event)
-        for each in copies:
-            each.record_stream(current)
+        for copy in copies:
+            copy.record_stream(current)
 
 
 def prefetch_to_device(
@@ -173,13 +173,13 @@ class ImageDataset(LabelledDataset):
 
     def train_batches(self, batches: Sequence[Tensor], epoch: int) -> Iterator[Batch]:
         """Yield many batches, which are prepared ahead."""
-        moment = AugmentationSeed(self._seed, epoch)
-        return self._stream([DecodeRequest(TRAIN, samples, moment) for samples in batches])
+        seed = AugmentationSeed(self._seed, epoch)
+        return self._stream([DecodeRequest(TRAIN, samples, seed) for samples in batches])
 
     def evaluation_batches(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
         """Yield many batches of the validation set, which are prepared ahead."""
-        moment = AugmentationSeed(self._seed, None)
-        return self._stream([DecodeRequest(EVALUATION, samples, moment) for samples in batches])
+        seed = AugmentationSeed(self._seed, None)
+        return self._stream([DecodeRequest(EVALUATION, samples, seed) for samples in batches])
 
     def all_ranks_loaded(self) -> None:
         """Every rank has mapped what the ranks of a node share: nothing of it needs a name any more."""
@@ -194,8 +194,8 @@ class ImageDataset(LabelledDataset):
         """End the workers and leave nothing behind."""
         self._workers.close()
         self._caches.close()
-        for each in self._staged:
-            each.release()
+        for shared in self._staged:
+            shared.release()
 
     def _load_batch(self, request: DecodeRequest) -> Batch:
         decoded = self._decoders[request.part].decode(request.samples, request.moment)
@@ -229,14 +229,14 @@ class DataContext:
     def root(self) -> Path:
         """Return the data set's folder, on this node's own disk if the run says so.
 
-        Raises InputError where nobody has said which, and where it can't be copied.
+        Raises InputError where no folder is configured, and where it can't be copied.
         """
-        said, target = self.placement.data, self.spec.input.stage
-        if said is None:
+        folder, target = self.placement.data, self.spec.input.stage
+        if folder is None:
             raise no_data_root_error(self.spec.dataset)
         if target is None:
-            return Path(said)
-        self.staged.append(stage_data(Path(said), Path(target)))
+            return Path(folder)
+        self.staged.append(stage_data(Path(folder), Path(target)))
         return self.staged[0].path
 
     @property
@@ -246,9 +246,9 @@ class DataContext:
         Beside a GPU one core is left to the training loop; on a CPU the model needs half of them. 0: the rank
         decodes itself.
         """
-        said = self.spec.input.workers
-        if said is not None:
-            return said
+        configured = self.spec.input.workers
+        if configured is not None:
+            return configured
         threads = self.placement.threads
         return max(1, threads - 1) if self.device.type == "cuda" else threads // 2
 

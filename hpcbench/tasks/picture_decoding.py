@@ -73,7 +73,7 @@ def _decode_drafted(
         return None
     picture.draft("RGB", (picture.width // factor, picture.height // factor))
     reduced_by = round(full_width / picture.width)
-    return _as_rgb(picture), tuple(each / reduced_by for each in box)
+    return _as_rgb(picture), tuple(pixels / reduced_by for pixels in box)
 
 
 def _decode_with_pillow(content: bytes, *, allow_torchvision: bool) -> Image.Image:

@@ -32,7 +32,7 @@ class SharedPath:
     _keep: bool
 
     def unlink_shared(self) -> None:
-        """Take the name away. Who has it mapped keeps it; nothing is left when they end, even if killed."""
+        """Remove the name. Processes that have it mapped keep it, and nothing is left when they end."""
         if not self._keep:
             remove_path(self.path)
         self._lock.unlink(missing_ok=True)
@@ -95,8 +95,8 @@ def remove_stale(folder: Path, prefix: str) -> list[Path]:
             continue  # somebody else's, or gone by now
         if _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB) and _is_same_file(descriptor, lock):
             path = lock.with_name(lock.name.removesuffix(LOCK_ENDING))
-            for each in (path, *folder.glob(f"{path.name}.*.part")):
-                remove_path(each)
+            for leftover in (path, *folder.glob(f"{path.name}.*.part")):
+                remove_path(leftover)
             lock.unlink(missing_ok=True)
             removed.append(path)
         os.close(descriptor)
@@ -125,10 +125,10 @@ def _lock(descriptor: int, kind: int) -> bool:
 
 def _is_same_file(descriptor: int, path: Path) -> bool:
     try:
-        there, ours = path.stat(), os.fstat(descriptor)
+        named, opened = path.stat(), os.fstat(descriptor)
     except FileNotFoundError:
         return False
-    return (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino)
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
 
 STAGE_PREFIX = "hpcbench-stage-"

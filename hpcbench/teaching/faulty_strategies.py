@@ -141,8 +141,8 @@ class BlindClock(ReplicatedStrategy):
 
     def synchronize(self) -> None:
         """Wait, when no clock runs any more."""
-        for each in self._done:
-            each.result()
+        for work in self._done:
+            work.result()
         self._done.clear()
 
     def _work(self, micro_batches: Sequence[Batch], promised: LossSums) -> None:

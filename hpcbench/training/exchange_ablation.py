@@ -89,8 +89,8 @@ def measure_exchange(
 def _time_paired_blocks(training: Training, copies: Sequence[TimedCopy]) -> tuple[list[float], list[float]]:
     """Let both copies do blocks of steps, each first in every second pair; the first pair warms up."""
     epoch = training.plan.epochs - 1
-    wanted = [step % training.plan.steps_per_epoch for step in training.plan.steps_of(epoch)][:INPUT_BATCHES]
-    batches = list(training.loader.train(epoch, wanted))
+    steps = [step % training.plan.steps_per_epoch for step in training.plan.steps_of(epoch)][:INPUT_BATCHES]
+    batches = list(training.loader.train(epoch, steps))
     inputs = cycle(batches)
     lr = learning_rate(training.session.spec, training.plan, training.plan.total_steps - 1)
     interval = _steps_per_exchange(training)

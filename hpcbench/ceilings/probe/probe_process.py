@@ -63,7 +63,7 @@ from hpcbench.training.training_run import (
 
 def run_probe_rank(session: RankSession) -> None:
     """Measure this process's part."""
-    specs = [RunSpec.from_json(each) for each in json.loads(session.folder.probe.read_text())]
+    specs = [RunSpec.from_json(values) for values in json.loads(session.folder.probe.read_text())]
     world = join_process_group(session.spec, session.placement)
     environment = {**describe_environment(), **describe_torch(world.device)}
     session.record_start(environment)
@@ -198,10 +198,10 @@ class _ProbeRank:
 
     def _write_compute(self, point: ComputePoint, *timed: _TimedModel | None) -> None:
         """Write the fastest of what was timed at one point."""
-        known = [each for each in timed if each]
+        known = [one for one in timed if one]
         if not known:
             return
-        fastest = min(known, key=lambda each: statistics.fmean(each.times.step_s))
+        fastest = min(known, key=lambda one: statistics.fmean(one.times.step_s))
         trained, times, steps = fastest.trained, fastest.times, len(fastest.times.step_s)
         self._write(
             ComputeCeiling(
@@ -273,4 +273,4 @@ def _loader_share(spec: RunSpec, dataset: LabelledDataset, ranks: int, team: Pro
     shard = Shard(index=team.place.local_rank, count=ranks)
     loader = ShardLoader(dataset, shard, spec.batch_size, spec.accumulation, spec.seed)
     steps = max(1, dataset.train_samples // (spec.batch_size * ranks))
-    return LoaderFeed(steps, lambda wanted: loader.train(0, wanted), device_synchroniser(team.device))
+    return LoaderFeed(steps, lambda indices: loader.train(0, indices), device_synchroniser(team.device))
