@@ -1,10 +1,24 @@
-"""What hpcbench says to its user when something is wrong. None of these reaches a user as a traceback."""
+"""Errors and messages for the user. None of these errors reaches a user as a traceback."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+COMMAND_LOG = "hpcbench: %(message)s"
+JOB_LOG = "%(asctime)s %(message)s"
+INTERRUPTED = 130  # exit status of a command that Ctrl-C has ended, as shells have it: 128 + SIGINT
+
+
+def log_to_stderr(layout: str, level: int = logging.INFO) -> None:
+    """Print the messages of the logger `hpcbench` on standard error from now on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(layout, datefmt="%H:%M:%S"))
+    logger = logging.getLogger("hpcbench")
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
 
 
 class HpcbenchError(Exception):
@@ -19,12 +33,6 @@ class InputError(HpcbenchError):
 
 class RecordError(HpcbenchError):
     """Records that cannot be read: broken in the middle, or written by a newer hpcbench."""
-
-
-class RunFailedError(HpcbenchError):
-    """The command worked and a run did not."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)

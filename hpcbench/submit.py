@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from hpcbench.cli import verb
+from hpcbench.cli import run_command
 
 if __name__ == "__main__":
-    sys.exit(verb("submit"))
+    sys.exit(run_command("submit"))

@@ -25,8 +25,8 @@ from hpcbench.ceilings.ceiling_records import MeasuredCeiling, read_ceilings
 from hpcbench.ceilings.node_ceilings import Ceilings
 from hpcbench.errors import RecordError, SourcePlace, input_error
 from hpcbench.runs import ledger
-from hpcbench.runs.results_folder import ResultsFolder
-from hpcbench.sweep.run_spec import NOT_IDENTITY, NOT_RECIPE, Group, RunSpec
+from hpcbench.runs.results_folder import ResultsFolder, open_results_folder
+from hpcbench.sweep.run_spec import NOT_IDENTITY, NOT_RECIPE, Group, RunSpec, flatten
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def load_results(
     problems: list[str] = []
     # A folder that is named twice is read once, at its last place.
     distinct = list(reversed(dict.fromkeys(path.resolve() for path in reversed(folders))))
-    there = [each for path in distinct for each in _references(require_results_folder(path), problems)]
+    there = [each for path in distinct for each in _references(open_results_folder(path), problems)]
     found = [
         LoadedRun(name=each.name, repeat=each.repeat, folder=each.results, look=look, digest=digest)
         for each, (look, digest) in zip(there, read_digests(there, cache), strict=True)
@@ -161,21 +161,6 @@ def _run_row(name: str, run: LoadedRun, labels: dict[str, str]) -> result_column
     at = run.folder.run(run.name, run.repeat).path
     common = {**_key_columns(name, run), "sweep": run.folder.path.name, "block": run.block, "folder": str(at)}
     return {**common, **result_rows.run_row(run.history, run.spec, run.figures, labels)}
-
-
-def require_results_folder(path: Path) -> ResultsFolder:
-    """Return the results folder at a path. Raises InputError where there is none."""
-    folder = ResultsFolder(path)
-    if not path.is_dir():
-        raise input_error("no such results folder", key=str(path))
-    if folder.sweep.exists() or folder.ledger.exists() or (path / "runs").is_dir():
-        return folder
-    inside = sorted(p.name for p in path.iterdir() if (p / "runs").is_dir() or (p / "sweep.yaml").exists())
-    raise input_error(
-        "this is no results folder: it has neither sweep.yaml nor runs",
-        key=str(path),
-        hint=f"It holds the results of {', '.join(inside)}: name one of them" if inside else None,
-    )
 
 
 def _references(folder: ResultsFolder, problems: list[str]) -> list[RunReference]:
@@ -261,21 +246,11 @@ def _labels(base: str, group: dict[str, RunSpec]) -> dict[str, str]:
 
 
 def _recipe_fields(spec: RunSpec) -> dict[str, Any]:
-    flat = _flatten_spec(spec.to_json())
+    flat = flatten(spec.to_json())
     left_out = (*NOT_IDENTITY, *NOT_RECIPE)
     return {
         key: value for key, value in flat.items() if key not in left_out and key.split(".")[0] not in left_out
     }
-
-
-def _flatten_spec(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flatten_spec(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def read_groups(path: Path) -> tuple[Group, ...]:

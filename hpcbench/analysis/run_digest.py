@@ -5,7 +5,6 @@ It is what the cache keeps.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -27,6 +26,7 @@ from hpcbench.audit.rule_table import ALL_RULES
 from hpcbench.errors import RecordError
 from hpcbench.runs.events import Check, Epoch, Evaluation, Event, ExchangeAblation, RunFinished, RunStarted
 from hpcbench.runs.results_folder import RunFolder
+from hpcbench.runs.spec_file import read_spec_json
 from hpcbench.sweep.run_spec import RunSpec
 
 MAX_CURVE_POINTS = 120  # of a curve over steps: a line of more is noise to the eye
@@ -88,12 +88,11 @@ def read_digest(folder: RunFolder, claimed: Collection[int]) -> RunDigest:
 
 
 def _read_spec(folder: RunFolder) -> tuple[RunSpec, str]:
+    stored = read_spec_json(folder)
     try:
-        stored = json.loads(folder.spec.read_text(encoding="utf-8"))
         return RunSpec.from_json(stored["spec"]), str(stored["run_id"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise RecordError(f"{folder.spec}: this does not describe a run ({reason})") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise RecordError(f"{folder.spec}: this does not describe a run ({error!r})") from error
 
 
 def _digest_configuration(spec: RunSpec | None) -> str:

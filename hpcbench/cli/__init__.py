@@ -6,6 +6,7 @@ Modules that a command needs are imported when it runs.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -13,7 +14,9 @@ from collections.abc import Sequence
 
 from hpcbench import __version__
 from hpcbench.cli import job_commands, result_commands
-from hpcbench.errors import HpcbenchError
+from hpcbench.errors import COMMAND_LOG, INTERRUPTED, HpcbenchError, log_to_stderr
+
+logger = logging.getLogger(__name__)
 
 # In the order of --help.
 ADD = (
@@ -22,7 +25,6 @@ ADD = (
     job_commands.add_data, job_commands.add_cancel, job_commands.add_retry, job_commands.add_clean,
     job_commands.add_probe, result_commands.add_predict, job_commands.add_doctor,
 )  # fmt: skip
-INTERRUPTED = 130
 BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell shows it
 
 
@@ -32,11 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The first process of a container: the kernel keeps from it what it has not asked for.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     parsed = _parser().parse_args(arguments)
+    log_to_stderr(COMMAND_LOG, parsed.log_level)
     try:
-        status: int = parsed.verb(parsed)
+        status: int = parsed.run_command(parsed)
         sys.stdout.flush()
     except HpcbenchError as error:
-        print(f"hpcbench: {error}", file=sys.stderr)
+        logger.error("%s", error)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -45,13 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except OSError as error:
-        print(f"hpcbench: {error}", file=sys.stderr)
+        logger.error("%s", error)
         return HpcbenchError.exit_code
     return status
 
 
-def verb(name: str) -> int:
-    """Run one verb with the arguments of this process: the door of `python -m hpcbench.<verb>`."""
+def run_command(name: str) -> int:
+    """Run one command with the arguments of this process: the door of `python -m hpcbench.<command>`."""
     return main([name, *sys.argv[1:]])
 
 
@@ -63,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Exit status: 0 fine; 1 it worked and something is bad; 2 wrong input; 130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=f"hpcbench {__version__}")
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for add in ADD:
-        add(verbs)
+        add(commands)
     return parser

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # generic for type checkers only
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # generic for type checkers only
 
 NAMED_SETTINGS = ("strategy", "model", "dataset", "ranks")  # fields of a run that have an option of their own
 
 
-def add_verb(
-    verbs: Verbs, name: str, function: Callable[[argparse.Namespace], int], what: str
+def add_command(
+    commands: Commands, name: str, function: Callable[[argparse.Namespace], int], what: str
 ) -> argparse.ArgumentParser:
-    """Add a verb; returns the parser of its arguments."""
-    parser = verbs.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
-    parser.set_defaults(verb=function)
+    """Add a command; returns the parser of its arguments."""
+    parser = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    parser.set_defaults(run_command=function)
+    add = parser.add_mutually_exclusive_group().add_argument
+    for flag, name, level, shown in (
+        ("-v", "--verbose", logging.DEBUG, "every message on standard error, with the details"),
+        ("-q", "--quiet", logging.WARNING, "only warnings and errors on standard error"),
+    ):
+        add(flag, name, dest="log_level", action="store_const", const=level, default=logging.INFO, help=shown)
     return parser
 
 
@@ -46,14 +53,14 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def add_named_settings(parser: argparse.ArgumentParser) -> None:
-    """Add what says which run is meant, for verbs without a sweep."""
+    """Add the options that describe a run, for commands without a sweep."""
     for name in NAMED_SETTINGS:
         parser.add_argument(f"--{name}", help=f"the same as --set {name}=...")
     add_settings(parser)
 
 
 def named_settings(given: argparse.Namespace) -> tuple[str, ...]:
-    """Return what --set says, after the options that are short for it."""
+    """Return the values of --set, after the options that are short for it."""
     named = ((name, getattr(given, name)) for name in NAMED_SETTINGS)
     return (*(f"{name}={value}" for name, value in named if value is not None), *given.settings)
 
@@ -86,7 +93,10 @@ def positive_count(text: str) -> int:
 def add_share(parser: argparse.ArgumentParser) -> None:
     """Add `--share`."""
     parser.add_argument(
-        "--share", action="store_true", help="let other shared jobs run beside this one, and mark its runs"
+        "--share",
+        dest="shared",
+        action="store_true",
+        help="let other shared jobs run beside this one, and mark its runs",
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import singledispatch
@@ -35,10 +34,11 @@ from hpcbench.ceilings.node_ceilings import Ceilings
 from hpcbench.ceilings.probe_plan import plan_probes
 from hpcbench.ceilings.step_prediction import MissingCeiling, StepPrediction
 from hpcbench.cli.ranking_output import to_console_encoding
-from hpcbench.errors import RecordError, input_error
+from hpcbench.errors import INTERRUPTED, RecordError, input_error
 from hpcbench.launch.ceiling_probing import (
     ProbeRequest,
     keep_possible_runs,
+    logger,
     measure_in_scratch_folder,
     runs_to_probe,
 )
@@ -62,7 +62,7 @@ def run_probe_command(wanted: ProbeRequest, catalog: Catalog) -> int:
     if wanted.out:
         append_ceiling_lines(wanted.out, [])
     if is_machine_busy():
-        print("hpcbench: a job is running on this machine: what is measured is no ceiling", file=sys.stderr)
+        logger.warning("a job is running on this machine: what is measured is no ceiling")
     inbox = SupervisorInbox()
     inbox.listen()
     failures, measured = [], []
@@ -75,9 +75,9 @@ def run_probe_command(wanted: ProbeRequest, catalog: Catalog) -> int:
             break
     _print_ceilings(measured, wanted.json)
     for reason in failures:
-        print(f"hpcbench: not all could be measured: {reason}", file=sys.stderr)
+        logger.error("not all could be measured: %s", reason)
     broken = any(isinstance(each.ceiling, CopyCheck) and each.ceiling.broken for each in measured)
-    return 130 if inbox.stopped() else int(bool(failures) or broken)
+    return INTERRUPTED if inbox.stopped() else int(bool(failures) or broken)
 
 
 def _print_ceilings(measured: Sequence[MeasuredCeiling], as_json: bool) -> None:

@@ -6,10 +6,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import sys
+from dataclasses import fields
 from pathlib import Path
 
 from hpcbench.cli.arguments import (
-    Verbs,
+    Commands,
+    add_command,
     add_data_root,
     add_json,
     add_named_settings,
@@ -17,17 +21,20 @@ from hpcbench.cli.arguments import (
     add_results_of,
     add_settings,
     add_share,
-    add_verb,
     add_waiting,
     named_settings,
 )
 from hpcbench.cli.result_commands import show_ranking
-from hpcbench.errors import HpcbenchError
+from hpcbench.errors import INTERRUPTED, HpcbenchError
+
+logger = logging.getLogger(__name__)
 
 
-def add_submit(verbs: Verbs) -> None:
-    """Add the verb `submit`."""
-    parser = add_verb(verbs, "submit", _submit, "do the runs of a sweep that are not done, and rank them")
+def add_submit(commands: Commands) -> None:
+    """Add the command `submit`."""
+    parser = add_command(
+        commands, "submit", _submit, "do the runs of a sweep that are not done, and rank them"
+    )
     add = parser.add_argument
     add("files", nargs="+", metavar="SWEEP.yaml", type=Path, help="sweep files; several are one sweep")
     add("--executor", choices=("auto", "slurm", "local"), help="where jobs go (auto)")
@@ -69,37 +76,20 @@ def _pack(text: str) -> bool | int:
 
 def _submit(given: argparse.Namespace) -> int:
     from hpcbench.catalog import CATALOG
-    from hpcbench.cli.submit_and_wait import submit
+    from hpcbench.cli.submit_and_wait import SubmitOptions, submit
     from hpcbench.launch.submission import SubmitRequest
 
     if given.json and not given.dry_run:
         raise HpcbenchError("--json goes with --dry-run")
-    request = SubmitRequest(
-        files=tuple(given.files),
-        results=given.results,
-        executor=given.executor,
-        data=given.data,
-        only=tuple(given.only),
-        settings=tuple(given.settings),
-        smoke=given.smoke,
-        dry_run=given.dry_run,
-        json=given.json,
-        shared=given.share,
-        detach=given.detach,
-        force=given.force,
-        yes=given.yes,
-        max_gpu_hours=given.max_gpu_hours,
-        profile=given.profile,
-        pack=given.pack,
-        max_parallel=given.max_parallel,
-        collect=given.collect,
-    )
-    return submit(request, CATALOG, show_ranking)
+    # The options have the names of the fields.
+    request = SubmitRequest(**{field.name: getattr(given, field.name) for field in fields(SubmitRequest)})
+    options = SubmitOptions(**{field.name: getattr(given, field.name) for field in fields(SubmitOptions)})
+    return submit(request, options, CATALOG, show_ranking)
 
 
-def add_status(verbs: Verbs) -> None:
-    """Add the verb `status`."""
-    parser = add_verb(verbs, "status", _status, "the truth about every run")
+def add_status(commands: Commands) -> None:
+    """Add the command `status`."""
+    parser = add_command(commands, "status", _status, "the state of every run")
     add = parser.add_argument
     add_results(parser)
     add("--watch", action="store_true", help="keep showing it until nothing is running or waiting")
@@ -110,17 +100,17 @@ def _status(given: argparse.Namespace) -> int:
     from hpcbench.cli.manage_jobs import status
 
     if given.watch and given.json:
-        raise HpcbenchError("--watch is for people, --json for programs: say one of them")
+        raise HpcbenchError("--watch is for people, --json for programs: use one of them")
     return status(given.results, watch=given.watch, as_json=given.json)
 
 
-def add_retry(verbs: Verbs) -> None:
-    """Add the verb `retry`."""
-    parser = add_verb(verbs, "retry", _retry, "do again what is not done")
+def add_retry(commands: Commands) -> None:
+    """Add the command `retry`."""
+    parser = add_command(commands, "retry", _retry, "do again what is not done")
     add = parser.add_argument
     add_results(parser)
     add("--failed", action="store_true", help="only runs that failed")
-    add("--lost", action="store_true", help="only runs whose job died without a word")
+    add("--lost", action="store_true", help="only runs whose job ended without a record")
     add("--exclude-failed-nodes", action="store_true", help="Slurm: not on nodes on which these runs died")
     add("--more", type=float, metavar="X", help="X times the time or memory, where that was too little")
     add_share(parser)
@@ -130,23 +120,22 @@ def add_retry(verbs: Verbs) -> None:
 def _retry(given: argparse.Namespace) -> int:
     from hpcbench.catalog import CATALOG
     from hpcbench.cli.manage_jobs import retry
+    from hpcbench.launch.retry import RETRIED_STATES, RetryRequest
+    from hpcbench.runs.run_status import BAD_STATES
 
-    return retry(
-        given.results,
-        CATALOG,
-        show_ranking,
-        failed=given.failed,
-        lost=given.lost,
-        shared=given.share,
-        detach=given.detach,
+    request = RetryRequest(
+        states=tuple(state for state in BAD_STATES if getattr(given, state)) or RETRIED_STATES,
+        presume_silent_dead=given.lost,
+        shared=given.shared,
         exclude_failed_nodes=given.exclude_failed_nodes,
         more=given.more,
     )
+    return retry(given.results, request, CATALOG, show_ranking, detach=given.detach)
 
 
-def add_cancel(verbs: Verbs) -> None:
-    """Add the verb `cancel`."""
-    add_results(add_verb(verbs, "cancel", _cancel, "end the jobs of these results"))
+def add_cancel(commands: Commands) -> None:
+    """Add the command `cancel`."""
+    add_results(add_command(commands, "cancel", _cancel, "end the jobs of these results"))
 
 
 def _cancel(given: argparse.Namespace) -> int:
@@ -155,9 +144,11 @@ def _cancel(given: argparse.Namespace) -> int:
     return cancel(given.results)
 
 
-def add_clean(verbs: Verbs) -> None:
-    """Add the verb `clean`."""
-    add_results(add_verb(verbs, "clean", _clean, "remove what nobody needs any more; never records"))
+def add_clean(commands: Commands) -> None:
+    """Add the command `clean`."""
+    add_results(
+        add_command(commands, "clean", _clean, "remove files that no command needs any more; never records")
+    )
 
 
 def _clean(given: argparse.Namespace) -> int:
@@ -166,9 +157,9 @@ def _clean(given: argparse.Namespace) -> int:
     return clean(given.results)
 
 
-def add_run(verbs: Verbs) -> None:
-    """Add the verb `run`."""
-    parser = add_verb(verbs, "run", _run, "one run, here and now; also under torchrun and srun")
+def add_run(commands: Commands) -> None:
+    """Add the command `run`."""
+    parser = add_command(commands, "run", _run, "one run, here and now; also under torchrun and srun")
     add = parser.add_argument
     add("file", nargs="?", type=Path, metavar="SPEC.yaml", help="a run's fields, or the spec.json of a run")
     add("--out", type=Path, required=True, metavar="DIR", help="becomes the run's folder")
@@ -180,13 +171,26 @@ def _run(given: argparse.Namespace) -> int:
     from hpcbench.catalog import CATALOG
     from hpcbench.launch.single_run import run_here
 
-    return run_here(given.file, named_settings(given), given.out, CATALOG, data_root=given.data)
+    status, done_before = run_here(
+        given.file, named_settings(given), given.out, CATALOG, data_root=given.data
+    )
+    if done_before:
+        print(f"{status.name}: done already, in {given.out}")
+        return 0
+    if status.state == "done":
+        limit = f" (out of {status.limit}, which is a result)" if status.limit else ""
+        print(f"{status.name}: done in {status.wall_s or 0:.1f} s{limit}, records in {given.out}")
+        return 0
+    for line in status.last_lines:
+        print(f"    {line}", file=sys.stderr)
+    logger.error("%s: %s: %s", status.name, status.state, status.reason)
+    return INTERRUPTED if status.state == "interrupted" else 1
 
 
-def add_probe(verbs: Verbs) -> None:
-    """Add the verb `probe`."""
-    parser = add_verb(
-        verbs, "probe", _probe, "what this node can do at most: model, loader, link, each alone"
+def add_probe(commands: Commands) -> None:
+    """Add the command `probe`."""
+    parser = add_command(
+        commands, "probe", _probe, "what this node can do at most: model, loader, link, each alone"
     )
     add = parser.add_argument
     add("sweep", nargs="?", type=Path, metavar="SWEEP.yaml", help="for all recipes of a sweep")
@@ -209,13 +213,15 @@ def _probe(given: argparse.Namespace) -> int:
     return run_probe_command(wanted, CATALOG)
 
 
-def add_data(verbs: Verbs) -> None:
-    """Add the verb `data`."""
+def add_data(commands: Commands) -> None:
+    """Add the command `data`."""
     what = "data sets: what is there, what is missing, how to get it"
-    nested = verbs.add_parser("data", help=what, description=f"{what.capitalize()}.").add_subparsers(
+    nested = commands.add_parser("data", help=what, description=f"{what.capitalize()}.").add_subparsers(
         metavar="check", required=True
     )
-    parser = add_verb(nested, "check", _check_data, "is a data set there and whole; how to get it")
+    parser = add_command(
+        nested, "check", _check_data, "whether a data set is there and complete; how to get it"
+    )
     add = parser.add_argument
     add("name", metavar="NAME", help="cifar10, cifar100, imagenet, imagefolder, ...")
     add_data_root(parser, "the folder with a folder of that name")
@@ -231,9 +237,11 @@ def _check_data(given: argparse.Namespace) -> int:
     return 0 if report.is_complete else 1
 
 
-def add_doctor(verbs: Verbs) -> None:
-    """Add the verb `doctor`."""
-    parser = add_verb(verbs, "doctor", _doctor, "what is here, what is wrong, and how to mend it")
+def add_doctor(commands: Commands) -> None:
+    """Add the command `doctor`."""
+    parser = add_command(
+        commands, "doctor", _doctor, "what this machine has, what is wrong with it, and what to do"
+    )
     add = parser.add_argument
     add(
         "--write-profile", type=Path, metavar="FILE", help="draft a profile from what Slurm says of its nodes"
@@ -257,7 +265,9 @@ def _doctor(given: argparse.Namespace) -> int:
     if given.write_profile:
         from hpcbench.doctor.profile_draft import write_profile
 
-        return write_profile(given.write_profile, given.partition)
+        path = write_profile(given.write_profile, given.partition)
+        print(f"drafted {path}: look it over, then hpcbench submit SWEEP.yaml --profile {path}")
+        return 0
     from hpcbench.cli.doctor_command import run_doctor
 
     return run_doctor(CATALOG, data_root=given.data, tried=given.tried, as_json=given.json)

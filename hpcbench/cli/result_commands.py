@@ -5,17 +5,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpcbench.cli.arguments import (
-    Verbs,
+    Commands,
+    add_command,
     add_json,
     add_results_of,
     add_settings,
-    add_verb,
     non_negative,
     positive_count,
 )
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from hpcbench.analysis.result_columns import ReportRow
     from hpcbench.audit.audit_findings import Finding
     from hpcbench.report.collection import CollectedReport
+
+logger = logging.getLogger(__name__)
 
 
 def show_ranking(results: ResultsFolder) -> None:
@@ -46,7 +48,7 @@ def show_collected(collected: CollectedReport) -> None:
     from hpcbench.analysis.result_rows import plain_rows
 
     for problem in collected.problems:
-        print(f"hpcbench: {problem}", file=sys.stderr)
+        logger.warning("%s", problem)
     _print_summary(collected.report, plain_rows(collected.ranking), collected.findings)
 
 
@@ -57,7 +59,7 @@ def _print_summary(report: Path, rows: Sequence[ReportRow], findings: Sequence[F
 
     print_ranking(rows, console())
     print_findings(findings, console(), only=Severity.ERROR)
-    print(f"hpcbench: the report, for a browser: {report / 'report.html'}", file=sys.stderr)
+    logger.info("the report, for a browser: %s", report / "report.html")
 
 
 def report_is_current(results: ResultsFolder) -> bool:
@@ -74,9 +76,11 @@ def _newest_record_ns(results: ResultsFolder) -> int:
     return max((path.stat().st_mtime_ns for path in files if path.exists()), default=0)
 
 
-def add_collect(verbs: Verbs) -> None:
-    """Add the verb `collect`."""
-    parser = add_verb(verbs, "collect", _collect, "tables and plots from the records; safe while jobs run")
+def add_collect(commands: Commands) -> None:
+    """Add the command `collect`."""
+    parser = add_command(
+        commands, "collect", _collect, "tables and plots from the records; safe while jobs run"
+    )
     add = parser.add_argument
     add(
         "results",
@@ -118,9 +122,9 @@ def _collect(given: argparse.Namespace) -> int:
     return 1 if collected.failed else 0
 
 
-def add_audit(verbs: Verbs) -> None:
-    """Add the verb `audit`."""
-    parser = add_verb(verbs, "audit", _audit, "what is wrong with results, or with somebody else's table")
+def add_audit(commands: Commands) -> None:
+    """Add the command `audit`."""
+    parser = add_command(commands, "audit", _audit, "what is wrong with results, or with a table of others")
     add = parser.add_argument
     add("target", type=Path, metavar="RESULTS|TABLE", help="results/<sweep>, or a table as CSV or Markdown")
     numbers = {
@@ -157,9 +161,11 @@ def _audit(given: argparse.Namespace) -> int:
     return run_audit_command(given.target, stated, as_json=given.json, console=console())
 
 
-def add_compare(verbs: Verbs) -> None:
-    """Add the verb `compare`."""
-    parser = add_verb(verbs, "compare", _compare, "what has changed between two results of the same runs")
+def add_compare(commands: Commands) -> None:
+    """Add the command `compare`."""
+    parser = add_command(
+        commands, "compare", _compare, "what has changed between two results of the same runs"
+    )
     add = parser.add_argument
     add("old", type=Path, metavar="OLD", help="the results to compare with")
     add("new", type=Path, metavar="NEW", help="the results that are compared; exit status 1 if any got worse")
@@ -187,10 +193,10 @@ def _compare(given: argparse.Namespace) -> int:
     return 1 if compared.regressions else 0
 
 
-def add_predict(verbs: Verbs) -> None:
-    """Add the verb `predict`."""
-    parser = add_verb(
-        verbs, "predict", _predict, "what the runs of a sweep should reach, from measured ceilings"
+def add_predict(commands: Commands) -> None:
+    """Add the command `predict`."""
+    parser = add_command(
+        commands, "predict", _predict, "what the runs of a sweep should reach, from measured ceilings"
     )
     add = parser.add_argument
     add("sweep", type=Path, metavar="SWEEP.yaml", help="its runs, and up to twice their ranks")

@@ -5,39 +5,39 @@ display, react to Ctrl-C.
 from __future__ import annotations
 
 import json
+import logging
 import random
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from hpcbench.cli import terminal_tables
-from hpcbench.errors import HpcbenchError, InputError
-from hpcbench.launch.admission import Action, Decision, decide
-from hpcbench.launch.executors import Executor, ExecutorChoice, choose_executor
-from hpcbench.launch.jobs import LivingJobs, cancel_job, read_jobs
-from hpcbench.launch.machine_resources import this_machine
-from hpcbench.launch.run_status import RunStatus, read_status, run_status
-from hpcbench.launch.slurm.slurm_profile import find_profile
+from hpcbench.errors import INTERRUPTED, HpcbenchError, InputError
+from hpcbench.launch.admission import Action, Decision
+from hpcbench.launch.slurm.slurm_client import SlurmSnapshot
 from hpcbench.launch.submission import (
+    Submission,
     SubmitRequest,
     describe_estimate,
     gpu_hours_at_most,
-    load_requested_sweep,
-    print_notice,
-    refuse_conflicts,
-    refuse_gpu_hours_above,
-    requested_executor,
+    load_submission,
     submit_pending,
 )
+from hpcbench.runs.jobs import LivingJobs, cancel_job, read_jobs
 from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.runs.run_status import RunStatus, read_status, run_status
 from hpcbench.sweep.catalog_entries import Catalog
 from hpcbench.sweep.run_spec import RunSpec
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -67,73 +67,70 @@ def sigterm_as_interrupt() -> Iterator[None]:
 
 ASK_ABOVE_GPU_HOURS = 100.0
 
+# Collects and prints the ranked table.
+ShowRanking = Callable[[ResultsFolder], None]
 
-def submit(request: SubmitRequest, catalog: Catalog, rank: Callable[[ResultsFolder], None]) -> int:
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitOptions:
+    """How a submission behaves on the terminal. `detach` None: as its executor does by default."""
+
+    dry_run: bool = False
+    json: bool = False
+    yes: bool = False
+    detach: bool | None = None
+
+
+def submit(request: SubmitRequest, options: SubmitOptions, catalog: Catalog, rank: ShowRanking) -> int:
     """Submit what is not done and not queued; returns the exit status. `rank` prints the table at the end."""
-    machine = this_machine()
-    where = choose_executor(request.executor, machine)
-    profile = find_profile(request.profile, request.files)
-    gpus = len(machine.gpus) if where is ExecutorChoice.LOCAL else profile.gpus_per_node or 0
-    sweep, whole = load_requested_sweep(request, catalog, profile, gpus=gpus)
-    results = ResultsFolder((request.results / sweep.name).absolute())
-    execution = requested_executor(where, request, profile, sweep)
-
-    def decisions_now() -> list[Decision]:
-        nodes = machine if where is ExecutorChoice.LOCAL else None
-        return decide(sweep.runs, sweep.data, results, nodes, catalog)
-
-    decisions = decisions_now()
-    if request.dry_run:
-        _print_decisions(decisions, as_json=request.json)
+    submission = load_submission(request, catalog)
+    if options.dry_run:
+        _print_decisions(submission.decisions, as_json=options.json)
         return 0
-    refuse_conflicts(decisions, force=request.force)
-    _check_and_announce(decisions, request, execution, catalog)
-    if request.force and not request.yes:
-        _confirm_replacing(decisions)
+    jobs = submission.plan()
+    _announce(submission)
+    if not options.yes:
+        if request.max_gpu_hours is None:
+            confirm_gpu_hours(ASK_ABOVE_GPU_HOURS, submission.to_do)
+        _confirm_replacing(submission.decisions)
     with deferred_interrupt() as interrupted:
-        job_ids = submit_pending(request, sweep, whole, results, decisions_now, execution)
-    keys = [decision.key for decision in decisions if decision.action is not Action.DONE]
-    detach = execution.detaches if request.detach is None else request.detach
+        job_ids = submit_pending(submission, jobs)
+    keys = [decision.key for decision in submission.decisions if decision.action is not Action.DONE]
+    detach = submission.executor.detaches if options.detach is None else options.detach
     if detach and not interrupted:
-        return print_job_ids(results, job_ids)
-    return wait_for_runs(results, job_ids, keys, rank, interrupted=bool(interrupted))
+        return print_job_ids(submission.results, job_ids)
+    return wait_for_runs(submission.results, job_ids, keys, rank, interrupted=bool(interrupted))
 
 
 def _print_decisions(decisions: Sequence[Decision], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([decision.to_json() for decision in decisions], indent=1))
-        return
-    from hpcbench.cli import terminal_tables
-
-    terminal_tables.console().print(terminal_tables.decisions_table(decisions))
+    else:
+        terminal_tables.console().print(terminal_tables.decisions_table(decisions))
 
 
-def _check_and_announce(
-    decisions: Sequence[Decision], request: SubmitRequest, execution: Executor, catalog: Catalog
-) -> None:
-    to_do = [each.spec for each in decisions if each.action in (Action.RUN, Action.CONFLICT)]
-    refuse_gpu_hours_above(request.max_gpu_hours, to_do)
-    if to_do:
-        execution.check(to_do)
-    done = sum(each.action is Action.DONE for each in decisions)
-    busy = [each for each in decisions if each.action is Action.BUSY]
-    left_out = [f"{done} done already"] * bool(done) + [f"{len(busy)} in a job already"] * bool(busy)
-    if left_out:
-        print_notice(f"{len(decisions)} runs: {', '.join(left_out)}")
-    if to_do:
-        print_notice(describe_estimate(decisions, to_do, catalog))
-        if request.max_gpu_hours is None and not request.yes:
-            confirm_gpu_hours(ASK_ABOVE_GPU_HOURS, to_do)
+def _announce(submission: Submission) -> None:
+    """Say what will be done and what will not."""
+    count = Counter(decision.action for decision in submission.decisions)
+    skipped = [
+        f"{count[action]} {words}"
+        for action, words in ((Action.DONE, "done already"), (Action.BUSY, "in a job already"))
+        if count[action]
+    ]
+    if skipped:
+        logger.info("%d runs: %s", len(submission.decisions), ", ".join(skipped))
+    if submission.to_do:
+        logger.info("%s", describe_estimate(submission.decisions, submission.to_do, submission.catalog))
 
 
 def confirm_gpu_hours(limit: float, to_do: Sequence[RunSpec]) -> None:
-    """Ask before so many GPU-hours may be used; raises HpcbenchError without somebody to ask, or for a no."""
+    """Ask before so many GPU-hours may be used; raises HpcbenchError for a no, or without a terminal."""
     needed = gpu_hours_at_most(to_do)
     if needed <= limit:
         return
     if not sys.stdin.isatty():
         raise InputError(
-            f"these runs may use {needed:.0f} GPU-hours by their time limits: say --yes, or --max-gpu-hours N"
+            f"these runs may use {needed:.0f} GPU-hours by their time limits: use --yes, or --max-gpu-hours N"
         )
     answer = input(f"Use up to {needed:.0f} GPU-hours? [y/N] ")
     if answer.strip().lower() not in ("y", "yes"):
@@ -141,7 +138,7 @@ def confirm_gpu_hours(limit: float, to_do: Sequence[RunSpec]) -> None:
 
 
 def _confirm_replacing(decisions: Sequence[Decision]) -> None:
-    conflicts = [each for each in decisions if each.action is Action.CONFLICT]
+    conflicts = [decision for decision in decisions if decision.action is Action.CONFLICT]
     if not conflicts or not sys.stdin.isatty():
         return
     answer = input(f"Set aside the results of {len(conflicts)} runs and do them anew? [y/N] ")
@@ -149,36 +146,46 @@ def _confirm_replacing(decisions: Sequence[Decision]) -> None:
         raise HpcbenchError("nothing was started")
 
 
-# Collects and prints the ranked table: the report stands beside this package, not below it.
-ShowRanking = Callable[[ResultsFolder], None]
-
-INTERRUPTED = 128 + signal.SIGINT
-POLL_S = 1.0
-# A scheduler is asked less and less often, and not by all who wait at the same moment.
+WAIT_POLL_S = 1.0
 SLOWEST_POLL_S, POLL_GROWTH, JITTER = 30.0, 1.2, 0.2
 # A job does its runs in order: no more than the first few that are not over can have changed. On a cluster
 # jobs work side by side.
 POLLED_RUNS, POLLED_RUNS_ON_CLUSTER = 8, 2000
 
 
-class ProgressView(Protocol):
-    """Where news about runs goes."""
+class Backoff:
+    """Pauses between two questions to a scheduler: longer and longer while nothing changes.
 
-    def over(self, run: RunStatus) -> None:
+    They vary, so that not all who wait ask at the same moment.
+    """
+
+    def __init__(self, first_s: float) -> None:
+        self._first_s = self._pause_s = first_s
+
+    def sleep(self, *, changed: bool) -> None:
+        """Pause; `changed` says whether the last answer was another one than before."""
+        self._pause_s = self._first_s if changed else min(SLOWEST_POLL_S, self._pause_s * POLL_GROWTH)
+        time.sleep(self._pause_s * random.uniform(1 - JITTER, 1 + JITTER))
+
+
+class ProgressView(Protocol):
+    """Shows what happens to runs."""
+
+    def run_ended(self, run: RunStatus) -> None:
         """Show that a run is over."""
 
-    def doing(self, run: RunStatus) -> None:
+    def run_progress(self, run: RunStatus) -> None:
         """Show what happens now: how far a run is, or what the next one waits for."""
 
 
 def print_job_ids(results: ResultsFolder, job_ids: Sequence[str]) -> int:
-    """Say where to look, and do not wait."""
+    """Print the ids of jobs that nobody waits for; returns the exit status."""
     if not job_ids:
-        print("hpcbench: nothing to do", file=sys.stderr)
+        logger.info("nothing to do")
         return 0
     for job_id in job_ids:
         print(f"job {job_id}")
-    print(f"hpcbench: submitted; look with: hpcbench status {results.path}", file=sys.stderr)
+    logger.info("submitted; look with: hpcbench status %s", results.path)
     return 0
 
 
@@ -201,22 +208,22 @@ def wait_for_runs(
             _poll_runs(results, keys, view)
     except KeyboardInterrupt:
         return _stop_waiting(results, job_ids)
-    runs = [run for run in read_status(results) if run.key in set(keys)]
+    runs = [run for run in read_status(results, SlurmSnapshot) if run.key in set(keys)]
     bad = [run for run in runs if run.state != "done"]
     if job_ids or bad:
-        print(f"hpcbench: {terminal_tables.count_summary(runs)}", file=sys.stderr)
+        logger.info("%s", terminal_tables.count_summary(runs))
     if bad:
-        print(f"hpcbench: see hpcbench status {results.path}, then hpcbench retry", file=sys.stderr)
+        logger.warning("see hpcbench status %s, then hpcbench retry", results.path)
     rank(results)
     return 1 if bad else 0
 
 
 def _poll_runs(results: ResultsFolder, keys: Sequence[str], view: ProgressView) -> None:
-    still_open, pause_s = list(keys), POLL_S
+    still_open, backoff = list(keys), Backoff(WAIT_POLL_S)
     while still_open:
-        jobs = read_jobs(results)
+        jobs = read_jobs(results, SlurmSnapshot)
         living = LivingJobs(jobs)
-        on_cluster = any(job.slurm for job in jobs)
+        on_cluster = any(job.scheduler for job in jobs)
         over, busy = [], []
         for key in still_open[: POLLED_RUNS_ON_CLUSTER if on_cluster else POLLED_RUNS]:
             name, _, repeat = key.rpartition("/r")
@@ -224,30 +231,29 @@ def _poll_runs(results: ResultsFolder, keys: Sequence[str], view: ProgressView) 
             if run.state == "running" or run.queued:
                 busy.append(run)
             else:
-                view.over(run)
+                view.run_ended(run)
                 over.append(key)
         if busy:
-            view.doing(next((run for run in busy if run.state == "running"), busy[0]))
+            view.run_progress(next((run for run in busy if run.state == "running"), busy[0]))
         still_open = [key for key in still_open if key not in over]
         if on_cluster:
-            pause_s = POLL_S if over else min(SLOWEST_POLL_S, pause_s * POLL_GROWTH)
-            time.sleep(pause_s * random.uniform(1 - JITTER, 1 + JITTER))
+            backoff.sleep(changed=bool(over))
         elif not over:
-            time.sleep(POLL_S)
+            time.sleep(WAIT_POLL_S)
 
 
 def _stop_waiting(results: ResultsFolder, job_ids: Sequence[str]) -> int:
-    job = next((job for job in read_jobs(results) if job.job_id in job_ids), None)
-    if job_ids and (job is None or job.slurm):
-        print(f"\nhpcbench: no longer waiting; the jobs go on. To end them: hpcbench cancel {results.path}")
-        return INTERRUPTED
-    if job is None:
-        print("\nhpcbench: no longer waiting; the runs belong to another job and go on", file=sys.stderr)
-        return INTERRUPTED
-    print("\nhpcbench: stopping", file=sys.stderr)
-    cancel_job(results, job, signal.SIGINT)
-    runs = [run for run in read_status(results) if run.key in job.runs]
-    print(f"hpcbench: {terminal_tables.count_summary(runs)}. Submit again to go on", file=sys.stderr)
+    job = next((job for job in read_jobs(results, SlurmSnapshot) if job.job_id in job_ids), None)
+    print(file=sys.stderr)  # the terminal has echoed ^C
+    if job_ids and (job is None or job.scheduler):
+        logger.info("no longer waiting; the jobs go on. To end them: hpcbench cancel %s", results.path)
+    elif job is None:
+        logger.info("no longer waiting; the runs belong to another job and go on")
+    else:
+        logger.info("stopping")
+        cancel_job(results, job, signal.SIGINT)
+        runs = [run for run in read_status(results, SlurmSnapshot) if run.key in job.runs]
+        logger.info("%s. Submit again to go on", terminal_tables.count_summary(runs))
     return INTERRUPTED
 
 
@@ -278,12 +284,12 @@ class _BarView:
         self._bar = bar
         self._task = bar.add_task("waiting for the machine", total=total)
 
-    def over(self, run: RunStatus) -> None:
+    def run_ended(self, run: RunStatus) -> None:
         self._bar.advance(self._task)
         if run.state != "done":
             self._bar.console.print(_describe_run(run), markup=False)
 
-    def doing(self, run: RunStatus) -> None:
+    def run_progress(self, run: RunStatus) -> None:
         now = terminal_tables.format_progress(run.progress) if run.state == "running" else run.reason
         self._bar.update(self._task, description=f"{run.key} {now}")
 
@@ -295,11 +301,11 @@ class _LineView:
         self._total = total
         self._over = 0
 
-    def over(self, run: RunStatus) -> None:
+    def run_ended(self, run: RunStatus) -> None:
         self._over += 1
         print(f"{self._over}/{self._total} {_describe_run(run)}", file=sys.stderr, flush=True)
 
-    def doing(self, run: RunStatus) -> None:
+    def run_progress(self, run: RunStatus) -> None:
         """Say nothing: how far a run is would fill a log."""
 
 

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from hpcbench.launch import machine_queue
 from hpcbench.launch.admission import Decision
-from hpcbench.launch.run_status import RUN_STATES, RunProgress, RunStatus, count_states
 from hpcbench.launch.submission import format_duration
+from hpcbench.runs.run_status import RUN_STATES, RunProgress, RunStatus, count_states
 
 STATE_COLOURS = {
     "pending": "dim", "running": "cyan", "done": "green", "failed": "bold red", "interrupted": "yellow",
@@ -27,15 +27,15 @@ SHOWN_LINES = 5
 def console(*, stderr: bool = False) -> Console:
     """Return where to print: as wide as the terminal, and wide enough for whole lines in a pipe.
 
-    `$COLUMNS` says otherwise, as it does elsewhere.
+    `$COLUMNS` overrides that, as it does elsewhere.
     """
     out = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    is_told = os.environ.get("COLUMNS", "").isdigit()
-    return out if out.is_terminal or is_told else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+    is_set = os.environ.get("COLUMNS", "").isdigit()
+    return out if out.is_terminal or is_set else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
 
 
 def status_table(results: Path, runs: Sequence[RunStatus]) -> RenderableType:
-    """Return the table of all runs, what became of the bad ones, and a line of counts."""
+    """Return the table of all runs, the last output of failed ones, and a line of counts."""
     table = _table("run", "state", "", "seconds", "why")
     for run in runs:
         took = f"{run.wall_s:.1f}" if run.wall_s is not None else ""
@@ -80,7 +80,7 @@ def _failed_output(runs: Iterable[RunStatus]) -> list[Text]:
 
 
 def _queue_lines(results: Path) -> list[Text]:
-    """Say which jobs of these results wait for the machine, and for whom."""
+    """Return which jobs of these results wait for the machine, and for which job."""
     folder = machine_queue.existing_queue_folder()
     waiting = [ticket for ticket in machine_queue.read_tickets(folder) if ticket.alive()] if folder else []
     lines = []
@@ -98,13 +98,13 @@ def decisions_table(decisions: Sequence[Decision]) -> RenderableType:
     table = _table("run", "strategy", "ranks", "resources", "action", "reason")
     for decision in decisions:
         spec = decision.spec
-        word = decision.action.word
+        label = decision.action.label
         table.add_row(
             Text(decision.key),
             spec.strategy,
             str(spec.ranks),
             _resources(decision),
-            Text(word, style=STATE_COLOURS[word]),
+            Text(label, style=STATE_COLOURS[label]),
             Text(decision.reason),
         )
     return table

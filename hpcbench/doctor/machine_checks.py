@@ -16,10 +16,10 @@ from enum import Enum
 from pathlib import Path
 
 from hpcbench.errors import input_error
-from hpcbench.launch.containers.container_engines import ContainerError
-from hpcbench.launch.containers.image_checks import MEBIBYTE, free_shared_memory, last_line, run_query
+from hpcbench.launch.containers.image_checks import MEBIBYTE, free_shared_memory, last_line
 from hpcbench.launch.containers.rank_containers import SHARED_MEMORY_BYTES
 from hpcbench.launch.machine_resources import Machine, installed_gpus
+from hpcbench.launch.slurm.slurm_client import SlurmError, run_slurm
 from hpcbench.sweep.catalog_entries import Catalog
 from hpcbench.sweep.data_location import ROOT_VARIABLE
 
@@ -32,7 +32,7 @@ class CheckState(Enum):
     WRONG = "wrong"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class CheckResult:
     """One thing that was looked at, and what mends it where it is wrong."""
 
@@ -75,7 +75,7 @@ def check_machine(machine: Machine) -> Iterator[CheckResult]:
     )
     installed = installed_gpus()
     if not installed:
-        yield CheckResult(area="machine", name="GPUs", state=CheckState.ABSENT, found="none of NVIDIA's")
+        yield CheckResult("machine", "GPUs", CheckState.ABSENT, "none of NVIDIA's")
     else:
         hidden = f" (of {len(installed)}: CUDA_VISIBLE_DEVICES)" if len(machine.gpus) < len(installed) else ""
         yield _fine("machine", "GPUs", f"{len(machine.gpus)}{hidden}: {', '.join(sorted(set(installed)))}")
@@ -83,11 +83,11 @@ def check_machine(machine: Machine) -> Iterator[CheckResult]:
     needed = SHARED_MEMORY_BYTES * max(1, len(machine.gpus))
     enough = free is None or free >= needed
     yield CheckResult(
-        area="machine",
-        name="/dev/shm",
-        state=CheckState.FINE if enough else CheckState.WRONG,
-        found="none" if free is None else f"{free // MEBIBYTE} MiB free",
-        advice=None if enough else f"{needed // MEBIBYTE} MiB are needed: mount it larger, or --ipc=host",
+        "machine",
+        "/dev/shm",
+        CheckState.FINE if enough else CheckState.WRONG,
+        "none" if free is None else f"{free // MEBIBYTE} MiB free",
+        None if enough else f"{needed // MEBIBYTE} MiB are needed: mount it larger, or --ipc=host",
     )
 
 
@@ -97,28 +97,26 @@ def check_torch(machine: Machine) -> Iterator[CheckResult]:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TORCH_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
-        yield CheckResult(
-            area="torch", name="torch", state=CheckState.WRONG, found=f"no answer in {TORCH_TIMEOUT_S} s"
-        )
+        yield CheckResult("torch", "torch", CheckState.WRONG, f"no answer in {TORCH_TIMEOUT_S} s")
         return
     if done.returncode:
         missing = "No module named 'torch'" in done.stderr
         yield CheckResult(
-            area="torch",
-            name="torch",
-            state=CheckState.ABSENT if missing else CheckState.WRONG,
-            found="not installed" if missing else last_line(done.stderr),
-            advice="pip install 'hpcbench-strategies[train]', or ranks in containers" if missing else None,
+            "torch",
+            "torch",
+            CheckState.ABSENT if missing else CheckState.WRONG,
+            "not installed" if missing else last_line(done.stderr),
+            "pip install 'hpcbench-strategies[train]', or ranks in containers" if missing else None,
         )
         return
     found = json.loads(done.stdout.splitlines()[-1])
     blind = bool(machine.gpus) and not found["gpus"]
     yield CheckResult(
-        area="torch",
-        name="torch",
-        state=CheckState.WRONG if blind else CheckState.FINE,
-        found=f"{found['version']}, sees {found['gpus']} GPUs",
-        advice="This torch sees no GPU: a CPU build, or one for a newer driver" if blind else None,
+        "torch",
+        "torch",
+        CheckState.WRONG if blind else CheckState.FINE,
+        f"{found['version']}, sees {found['gpus']} GPUs",
+        "This torch sees no GPU: a CPU build, or one for a newer driver" if blind else None,
     )
     yield _fine("torch", "backends", ", ".join(found["backends"]) or "none")
 
@@ -126,20 +124,20 @@ def check_torch(machine: Machine) -> Iterator[CheckResult]:
 def check_slurm() -> Iterator[CheckResult]:
     """Report whether Slurm answers, and whether submissions can work."""
     if shutil.which("sbatch") is None:
-        yield CheckResult(area="slurm", name="Slurm", state=CheckState.ABSENT, found="no command sbatch")
+        yield CheckResult("slurm", "Slurm", CheckState.ABSENT, "no command sbatch")
         return
     try:
-        done = run_query("scontrol", "ping")
-    except ContainerError as error:
-        yield CheckResult(area="slurm", name="Slurm", state=CheckState.WRONG, found=str(error))
+        answer = run_slurm(["scontrol", "ping"])
+    except SlurmError as error:
+        yield CheckResult("slurm", "Slurm", CheckState.WRONG, str(error))
         return
-    there = done.returncode == 0 and "UP" in done.stdout
+    answers = "UP" in answer
     yield CheckResult(
-        area="slurm",
-        name="Slurm",
-        state=CheckState.FINE if there else CheckState.WRONG,
-        found=last_line(done.stdout or done.stderr),
-        advice=None if there else "The controller does not answer",
+        "slurm",
+        "Slurm",
+        CheckState.FINE if answers else CheckState.WRONG,
+        last_line(answer),
+        None if answers else "The controller does not answer",
     )
 
 
@@ -147,14 +145,10 @@ def check_data(catalog: Catalog, data_root: str | None) -> Iterator[CheckResult]
     """Report which data sets are present and complete."""
     root = data_root or os.environ.get(ROOT_VARIABLE)
     if root is None:
-        yield CheckResult(
-            area="data", name="folder", state=CheckState.ABSENT, found=f"no --data, no {ROOT_VARIABLE}"
-        )
+        yield CheckResult("data", "folder", CheckState.ABSENT, f"no --data, no {ROOT_VARIABLE}")
         return
     if not Path(root).is_dir():
-        yield CheckResult(
-            area="data", name="folder", state=CheckState.WRONG, found=f"there is no folder {root}"
-        )
+        yield CheckResult("data", "folder", CheckState.WRONG, f"there is no folder {root}")
         return
     there = [
         name for name, entry in catalog.datasets.items() if entry.needs_files and (Path(root) / name).is_dir()
@@ -163,4 +157,4 @@ def check_data(catalog: Catalog, data_root: str | None) -> Iterator[CheckResult]
 
 
 def _fine(area: str, name: str, found: str) -> CheckResult:
-    return CheckResult(area=area, name=name, state=CheckState.FINE, found=found)
+    return CheckResult(area, name, CheckState.FINE, found)

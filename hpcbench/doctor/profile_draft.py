@@ -48,25 +48,24 @@ class PartitionNodes:
         return 0, None
 
 
-def write_profile(path: Path, partition: str | None) -> int:
-    """Write the draft; raises InputError where there is such a file already, or no such partition."""
+def write_profile(path: Path, partition: str | None) -> Path:
+    """Write the draft; returns its path. Raises InputError for an existing file or an unknown partition."""
     if path.exists():
         raise InputError(f"--write-profile {path}: there is such a file already")
     path.write_text(draft_profile(_read_nodes(), partition, _default_account()))
-    print(f"drafted {path}: look it over, then hpcbench submit SWEEP.yaml --profile {path}")
-    return 0
+    return path
 
 
 def draft_profile(nodes: list[PartitionNodes], partition: str | None, account: str | None) -> str:
     """Return a profile for the largest nodes of a partition (None: the default one)."""
     names = list(dict.fromkeys(each.partition for each in nodes))
     chosen = partition or next((each.partition for each in nodes if each.default), names[0])
-    mine = [each for each in nodes if each.partition == chosen]
-    if not mine:
+    candidates = [node for node in nodes if node.partition == chosen]
+    if not candidates:
         raise InputError(
             f"--partition {chosen}: there is no such partition. Partitions are: {', '.join(names)}"
         )
-    best = max(mine, key=lambda each: (each.gpus[0], each.cpus))
+    best = max(candidates, key=lambda node: (node.gpus[0], node.cpus))
     count, kind = best.gpus
     others = [name for name in names if name != chosen]
     return PROFILE_TEMPLATE.format(
@@ -108,17 +107,7 @@ def _as_limit(text: str) -> str:
 def _default_account() -> str | None:
     """Return the user's account, where the accounting knows it."""
     try:
-        text = run_slurm(
-            [
-                "sacctmgr",
-                "--noheader",
-                "--parsable2",
-                "show",
-                "user",
-                getpass.getuser(),
-                "format=defaultaccount",
-            ]
-        )
+        text = run_slurm(["sacctmgr", "-nP", "show", "user", getpass.getuser(), "format=defaultaccount"])
     except SlurmError:
         return None
     return text.strip() or None

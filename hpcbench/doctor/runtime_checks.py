@@ -52,10 +52,8 @@ def _engine_check(name: Runtime) -> CheckResult:
     version = _query_check(name, program, "--version")
     answer = _query_check(name, program, "info")
     if answer.state is CheckState.WRONG:
-        mend = "Is its daemon running, and may you talk to it?" if name == "docker" else "See podman info"
-        return CheckResult(
-            area=CONTAINER_AREA, name=name, state=CheckState.WRONG, found=answer.found, advice=mend
-        )
+        advice = "Is its daemon running, and may you talk to it?" if name == "docker" else "See podman info"
+        return CheckResult(CONTAINER_AREA, name, CheckState.WRONG, answer.found, advice)
     return version
 
 
@@ -65,33 +63,26 @@ def _pyxis_check() -> CheckResult:
     try:
         there = "--container-image" in run_query("srun", "--help").stdout
     except ContainerError as error:
-        return CheckResult(area=CONTAINER_AREA, name="pyxis", state=CheckState.WRONG, found=str(error))
+        return CheckResult(CONTAINER_AREA, "pyxis", CheckState.WRONG, str(error))
     return (
-        CheckResult(
-            area=CONTAINER_AREA, name="pyxis", state=CheckState.FINE, found="srun has --container-image"
-        )
+        CheckResult(CONTAINER_AREA, "pyxis", CheckState.FINE, "srun has --container-image")
         if there
         else _absent_check("pyxis", "srun has no --container-image")
     )
 
 
 def _absent_check(name: str, why: str) -> CheckResult:
-    return CheckResult(area=CONTAINER_AREA, name=name, state=CheckState.ABSENT, found=why)
+    return CheckResult(CONTAINER_AREA, name, CheckState.ABSENT, why)
 
 
 def _query_check(name: str, *command: str) -> CheckResult:
     try:
         done = run_query(*command)
     except ContainerError as error:
-        return CheckResult(area=CONTAINER_AREA, name=name, state=CheckState.WRONG, found=str(error))
+        return CheckResult(CONTAINER_AREA, name, CheckState.WRONG, str(error))
     if done.returncode:
-        return CheckResult(
-            area=CONTAINER_AREA,
-            name=name,
-            state=CheckState.WRONG,
-            found=last_line(done.stderr or done.stdout),
-        )
-    return CheckResult(area=CONTAINER_AREA, name=name, state=CheckState.FINE, found=last_line(done.stdout))
+        return CheckResult(CONTAINER_AREA, name, CheckState.WRONG, last_line(done.stderr or done.stdout))
+    return CheckResult(CONTAINER_AREA, name, CheckState.FINE, last_line(done.stdout))
 
 
 def _gpu_checks(there: set[str]) -> Iterator[CheckResult]:
@@ -99,22 +90,20 @@ def _gpu_checks(there: set[str]) -> Iterator[CheckResult]:
     toolkit = shutil.which("nvidia-ctk") or shutil.which("nvidia-container-cli")
     if "docker" in there:
         yield CheckResult(
-            area=CONTAINER_AREA,
-            name="GPUs in docker",
-            state=CheckState.FINE if toolkit else CheckState.WRONG,
-            found=toolkit or "nvidia-container-toolkit is missing",
-            advice=None
-            if toolkit
-            else "Install nvidia-container-toolkit, then: nvidia-ctk runtime configure",
+            CONTAINER_AREA,
+            "GPUs in docker",
+            CheckState.FINE if toolkit else CheckState.WRONG,
+            toolkit or "nvidia-container-toolkit is missing",
+            None if toolkit else "Install nvidia-container-toolkit, then: nvidia-ctk runtime configure",
         )
     if "podman" in there:
         files = [str(path) for folder in CDI_FOLDERS for path in folder.glob("nvidia*")]
         yield CheckResult(
-            area=CONTAINER_AREA,
-            name="GPUs in podman",
-            state=CheckState.FINE if files else CheckState.WRONG,
-            found=", ".join(files) or "no CDI description of the GPUs",
-            advice=None if files else "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
+            CONTAINER_AREA,
+            "GPUs in podman",
+            CheckState.FINE if files else CheckState.WRONG,
+            ", ".join(files) or "no CDI description of the GPUs",
+            None if files else "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml",
         )
 
 
@@ -130,11 +119,11 @@ def _userns_checks(there: set[str]) -> Iterator[CheckResult]:
     if USER_NAMESPACES.exists() and USER_NAMESPACES.read_text().strip() == "0":
         closed.append(str(USER_NAMESPACES))
     yield CheckResult(
-        area=CONTAINER_AREA,
-        name="user namespaces",
-        state=CheckState.WRONG if closed else CheckState.FINE,
-        found=f"switched off by {', '.join(closed)}" if closed else "allowed",
-        advice="Only an administrator can allow them; an apptainer installed with setuid does without"
+        CONTAINER_AREA,
+        "user namespaces",
+        CheckState.WRONG if closed else CheckState.FINE,
+        f"switched off by {', '.join(closed)}" if closed else "allowed",
+        "Only an administrator can allow them; an apptainer installed with setuid does without"
         if closed
         else None,
     )
@@ -145,13 +134,13 @@ def _userns_checks(there: set[str]) -> Iterator[CheckResult]:
         mapped = False
     mapped = mapped and shutil.which("newuidmap") is not None
     yield CheckResult(
-        area=CONTAINER_AREA,
-        name="fakeroot",
-        state=CheckState.FINE if mapped else CheckState.WRONG,
-        found="newuidmap and a range in /etc/subuid"
+        CONTAINER_AREA,
+        "fakeroot",
+        CheckState.FINE if mapped else CheckState.WRONG,
+        "newuidmap and a range in /etc/subuid"
         if mapped
         else f"no ids for {user} in /etc/subuid, or no newuidmap",
-        advice=None
+        None
         if mapped
         else "An administrator: usermod --add-subuids 200000-265535 (and gids), package uidmap",
     )
@@ -161,18 +150,8 @@ def try_image(runtime: str, image: str) -> CheckResult:
     """Do a run of two ranks in an image, as any run would be done."""
     with tempfile.TemporaryDirectory(prefix="hpcbench-doctor-") as folder:
         settings = {"container.runtime": runtime, "container.image": image, "epochs": 2}
-        command = [
-            sys.executable,
-            "-m",
-            "hpcbench",
-            "run",
-            "--strategy",
-            "ddp",
-            "--ranks",
-            "2",
-            "--out",
-            f"{folder}/run",
-        ]
+        command = [sys.executable, "-m", "hpcbench", "run", "--strategy", "ddp", "--ranks", "2"]
+        command += ["--out", f"{folder}/run"]
         command += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
         try:
             done = subprocess.run(
@@ -185,14 +164,11 @@ def try_image(runtime: str, image: str) -> CheckResult:
             )
         except subprocess.TimeoutExpired:
             return CheckResult(
-                area=CONTAINER_AREA,
-                name=f"a run in {runtime}",
-                state=CheckState.WRONG,
-                found=f"not done in {TRY_TIMEOUT_S} s",
+                CONTAINER_AREA, f"a run in {runtime}", CheckState.WRONG, f"not done in {TRY_TIMEOUT_S} s"
             )
     return CheckResult(
-        area=CONTAINER_AREA,
-        name=f"a run in {runtime}",
-        state=CheckState.WRONG if done.returncode else CheckState.FINE,
-        found=last_line(done.stderr if done.returncode else done.stdout).removeprefix("hpcbench: "),
+        CONTAINER_AREA,
+        f"a run in {runtime}",
+        CheckState.WRONG if done.returncode else CheckState.FINE,
+        last_line(done.stderr if done.returncode else done.stdout).removeprefix("hpcbench: "),
     )

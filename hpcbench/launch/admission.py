@@ -12,15 +12,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hpcbench.launch.jobs import LivingJobs, read_jobs
 from hpcbench.launch.machine_resources import Machine
-from hpcbench.launch.run_status import RunStatus, run_status
+from hpcbench.launch.slurm.slurm_client import SlurmSnapshot
+from hpcbench.runs.jobs import LivingJobs, read_jobs
 from hpcbench.runs.ledger import run_key
 from hpcbench.runs.placement import most_ranks_per_node
 from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.runs.run_status import RunStatus, run_status
 from hpcbench.runs.spec_file import read_spec_json
 from hpcbench.sweep.catalog_entries import Catalog
-from hpcbench.sweep.run_spec import RunSpec
+from hpcbench.sweep.run_spec import RunSpec, flatten
 
 OVERSUBSCRIBED = "cpu-oversubscribed"
 SHARED_MACHINE = "shared-machine"
@@ -74,7 +75,7 @@ def _data_obstacle(spec: RunSpec, catalog: Catalog, data: Mapping[str, str]) -> 
         return None  # data of --smoke are generated where it runs
     folder = data.get(spec.dataset)
     if folder is None:
-        return f"where is the data set {spec.dataset}? Say --data DIR, or set HPCBENCH_DATA"
+        return f"where is the data set {spec.dataset}? Use --data DIR, or set HPCBENCH_DATA"
     if not Path(folder).is_dir():
         return f"the data set {spec.dataset} is not there: no folder {folder}"
     return _data_problem(spec.dataset, folder, spec.dataset_options.get("corrupt"))
@@ -133,8 +134,8 @@ class Action(Enum):
     CONFLICT = "another run of its name has results here"
 
     @property
-    def word(self) -> str:
-        """What users see; the reason beside it tells more."""
+    def label(self) -> str:
+        """What users see, beside the reason."""
         return {Action.RUN: "run", Action.CONFLICT: "conflict"}.get(self, "skipped")
 
 
@@ -161,7 +162,7 @@ class Decision:
             "strategy": self.spec.strategy,
             "ranks": self.spec.ranks,
             "resources": self.spec.to_json()["resources"] | {"device": self.spec.device},
-            "action": self.action.word,
+            "action": self.action.label,
             "reason": self.reason,
         }
 
@@ -174,7 +175,7 @@ def decide(
     catalog: Catalog,
 ) -> list[Decision]:
     """Decide for each run, in the given order; `machine` is None where they go to the nodes of a cluster."""
-    jobs = read_jobs(results)
+    jobs = read_jobs(results, SlurmSnapshot)
     living = LivingJobs(jobs)
     decisions = []
     for spec in runs:
@@ -224,18 +225,8 @@ def _decide_new(
 
 def _spec_difference(spec: RunSpec, stored: Mapping[str, Any]) -> str:
     """Name what differs between a run and the one of its name that has results already."""
-    new, old = _flatten(spec.to_json()), _flatten(stored)
+    new, old = flatten(spec.to_json()), flatten(stored)
     differing = [key for key in sorted(new.keys() | old.keys()) if new.get(key) != old.get(key)]
     shown = [f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in differing[:3]]
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
     return "; ".join(shown) + more
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from hpcbench.ceilings.ceiling_records import MeasuredCeiling, append_ceiling_lines, read_ceilings
 from hpcbench.ceilings.probe_plan import (
@@ -24,11 +24,12 @@ from hpcbench.ceilings.probe_plan import (
 )
 from hpcbench.errors import HpcbenchError, InputError
 from hpcbench.launch.admission import devices_sharing_cores, obstacle_to_run, threads_per_rank
+from hpcbench.launch.job_execution import rank_runtime
 from hpcbench.launch.machine_resources import Machine
 from hpcbench.launch.rank_processes import SupervisorInbox
-from hpcbench.launch.supervisor import Assignment, log_line, supervise
-from hpcbench.runs.claim import AlreadyClaimedError, Ending, claim_next
-from hpcbench.runs.ledger import new_job_id
+from hpcbench.launch.supervisor import Assignment, supervise
+from hpcbench.runs.claim import AlreadyClaimedError, Claim, Ending, claim_next
+from hpcbench.runs.ledger import JobPlan, new_job_id
 from hpcbench.runs.results_folder import ResultsFolder, RunFolder
 from hpcbench.runs.spec_file import StoredRun
 from hpcbench.sweep.catalog_entries import Catalog, ProcessLayout
@@ -36,11 +37,31 @@ from hpcbench.sweep.data_location import ROOT_VARIABLE, locate_data
 from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.sweep.sweep_loading import load_run, load_sweep
 
-if TYPE_CHECKING:
-    from hpcbench.launch.job_execution import JobExecution
+logger = logging.getLogger(__name__)
 
 
-def measure_before_first_run(work: JobExecution, runs: Sequence[tuple[str, int]]) -> None:
+class ProbingJob(Protocol):
+    """The job before whose first run is probed, and what it does for a probe."""
+
+    @property
+    def plan(self) -> JobPlan:
+        """Its runs, and whether it has its nodes for itself."""
+
+    @property
+    def job_id(self) -> str:
+        """How the ledger names it."""
+
+    def stopped(self) -> bool:
+        """Return whether nothing more is to be begun."""
+
+    def claim(self, folder: RunFolder, spec: RunSpec) -> Claim:
+        """Claim the next attempt in a folder; raises AlreadyClaimedError."""
+
+    def supervise(self, stored: StoredRun, claim: Claim) -> Ending:
+        """Do a claimed attempt with the job's cores, devices and nodes."""
+
+
+def measure_before_first_run(work: ProbingJob, runs: Sequence[tuple[str, int]]) -> None:
     """Measure what this node can do at most, as far as the results do not tell yet."""
     if work.plan.shared or work.plan.array:
         return  # somebody else may be at work: what is measured then is no ceiling
@@ -48,7 +69,7 @@ def measure_before_first_run(work: JobExecution, runs: Sequence[tuple[str, int]]
     try:
         wanted = runs_without_ceilings(results, runs)
     except (HpcbenchError, OSError) as error:
-        log_line(f"ceilings not measured: {error}")
+        logger.warning("ceilings not measured: %s", error)
         return
     if not wanted:
         return
@@ -56,40 +77,42 @@ def measure_before_first_run(work: JobExecution, runs: Sequence[tuple[str, int]]
     try:
         told.touch()
         for number, probe in enumerate(plan_probes(wanted)):
-            if work.inbox.stopped():
+            if work.stopped():
                 return
             _measure_for_job(work, probe, RunFolder(results.ceilings / f"{work.job_id}.{number}"))
     except OSError as error:
-        log_line(f"ceilings not measured: {error}")
+        logger.warning("ceilings not measured: %s", error)
     finally:
         told.unlink(missing_ok=True)
 
 
-def _measure_for_job(work: JobExecution, probe: PlannedProbe, folder: RunFolder) -> None:
+def _measure_for_job(work: ProbingJob, probe: PlannedProbe, folder: RunFolder) -> None:
     """Do a probe, and put what it has measured where the results have it."""
     began = time.monotonic()
     try:
         ending = _run_probe(work, probe, folder)
         lines = collect_ceilings(folder, ResultsFolder(Path(work.plan.results)))
     except (HpcbenchError, OSError) as error:
-        log_line(f"ceilings not measured: {error}")
+        logger.warning("ceilings not measured: %s", error)
         return
     reason = "" if ending.state == "finished" else f", not all: {ending.reason}; {folder.logs} tells more"
-    log_line(
+    logger.info(
         f"ceilings of {len(probe.specs)} recipes: {lines} after {time.monotonic() - began:.1f} s{reason}"
     )
     if ending.state == "finished":
         shutil.rmtree(folder.path, ignore_errors=True)
 
 
-def _run_probe(work: JobExecution, probe: PlannedProbe, folder: RunFolder) -> Ending:
+def _run_probe(work: ProbingJob, probe: PlannedProbe, folder: RunFolder) -> Ending:
     probe.write(folder)
     try:
-        task = work.assignment(probe.stored, work.claim(folder, probe.stored.spec))
+        claim = work.claim(folder, probe.stored.spec)
     except AlreadyClaimedError as error:
         return Ending(state="failed", reason=str(error))
-    return supervise(task, work.inbox, work.ranks(task))
+    return work.supervise(probe.stored, claim)
 
+
+logger = logging.getLogger(__name__)
 
 # Of a run that says nothing: what most runs of a node are, on a CPU with as many ranks as most machines bear.
 DEFAULT_STRATEGY = "ddp"
@@ -167,7 +190,7 @@ def keep_possible_runs(stored: Sequence[StoredRun], machine: Machine, catalog: C
     if not possible:
         raise InputError(f"nothing to measure here: {named}")
     if named:
-        print(f"hpcbench: left out: {named}", file=sys.stderr)
+        logger.info("left out: %s", named)
     return possible
 
 
@@ -191,6 +214,7 @@ def measure_in_scratch_folder(
             data=each.stored.data,
             warnings=[],
             environment=dict(os.environ),
+            runtime=rank_runtime(each.stored, folder, os.environ),
         )
         ending = supervise(task, inbox)
         records = [record for path in folder.measured_files() for record in read_ceilings(path).records]

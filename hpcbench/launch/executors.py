@@ -4,25 +4,33 @@ between it and Slurm.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
+
+from pydantic import ValidationError
 
 from hpcbench.errors import HpcbenchError, InputError
 from hpcbench.launch.machine_resources import Machine
 from hpcbench.launch.slurm import slurm_client
-from hpcbench.launch.slurm.slurm_profile import Profile, SlurmExecutor
+from hpcbench.launch.slurm.slurm_submission import EXECUTOR_JSON
 from hpcbench.runs import ledger
 from hpcbench.runs.ledger import JobPlan, new_job_id, run_key
 from hpcbench.runs.results_folder import ResultsFolder
-from hpcbench.sweep.run_spec import Container, RunSpec
+from hpcbench.sweep.run_spec import RunSpec
 
 LOCAL = "local"
+
+
+class PlannedJobs(Protocol):
+    """Jobs that an executor can do; nothing of them is written or queued yet."""
+
+    def start(self, results: ResultsFolder) -> list[str]:
+        """Start the jobs, which outlive their submitter; returns their ids."""
 
 
 class Executor(Protocol):
@@ -30,13 +38,10 @@ class Executor(Protocol):
 
     @property
     def detaches(self) -> bool:
-        """Whether nobody waits unless told to."""
+        """Whether a submission returns at once unless it is asked to wait."""
 
-    def check(self, runs: Sequence[RunSpec]) -> None:
-        """Raise InputError for runs that it can't do; nothing is written."""
-
-    def start(self, results: ResultsFolder, runs: Sequence[RunSpec]) -> list[str]:
-        """Start jobs for all of these runs, which outlive their submitter; returns their ids."""
+    def plan(self, runs: Sequence[RunSpec]) -> PlannedJobs:
+        """Return the jobs of all of these runs; raises InputError for runs that it can't do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,22 +52,31 @@ class LocalExecutor:
     presume_silent_dead: bool = False
     detaches: bool = False
 
-    def check(self, runs: Sequence[RunSpec]) -> None:
-        """Nothing: whether a run can go here was decided run by run."""
+    def plan(self, runs: Sequence[RunSpec]) -> LocalJob:
+        """Return the job: whether a run can go here was decided run by run."""
+        return LocalJob(executor=self, runs=tuple(runs))
 
-    def start(self, results: ResultsFolder, runs: Sequence[RunSpec]) -> list[str]:
+
+@dataclass(frozen=True, kw_only=True)
+class LocalJob:
+    """The one job of a submission to this machine."""
+
+    executor: LocalExecutor
+    runs: tuple[RunSpec, ...]
+
+    def start(self, results: ResultsFolder) -> list[str]:
         """Start the job in a session of its own."""
         plan = JobPlan(
             job_id=new_job_id(),
             results=str(results.path),
-            runs=tuple((spec.name, spec.repeat) for spec in runs),
-            shared=self.shared,
-            presume_silent_dead=self.presume_silent_dead,
+            runs=tuple((spec.name, spec.repeat) for spec in self.runs),
+            shared=self.executor.shared,
+            presume_silent_dead=self.executor.presume_silent_dead,
             visible_devices=os.environ.get("CUDA_VISIBLE_DEVICES"),
-            nodes=max(spec.resources.nodes for spec in runs),
+            nodes=max(spec.resources.nodes for spec in self.runs),
         )
         _start_local_job(plan)
-        keys = [run_key(spec.name, spec.repeat) for spec in runs]
+        keys = [run_key(spec.name, spec.repeat) for spec in self.runs]
         ledger.append_entry(
             results.ledger, ledger.JobSubmitted(job_id=plan.job_id, executor=LOCAL, runs=keys)
         )
@@ -92,16 +106,15 @@ def last_executor(results: ResultsFolder) -> Executor:
     executors = [entry.executor for entry in entries if isinstance(entry, ledger.JobSubmitted)]
     if not executors or executors[-1] == LOCAL or not results.profile.exists():
         return LocalExecutor()
-    values = json.loads(results.profile.read_text())
-    profile = values.pop("profile")
-    tuples = {key: tuple(profile[key]) for key in ("extra", "setup")}
-    container = Container(**profile.pop("container"))
-    return replace(SlurmExecutor(**values), profile=Profile(**profile | tuples, container=container))
+    try:
+        return EXECUTOR_JSON.validate_json(results.profile.read_bytes())
+    except ValidationError as error:
+        raise InputError(f"{results.profile}: this is no submission of hpcbench ({error})") from error
 
 
 EXECUTOR_VARIABLE = "HPCBENCH_EXECUTOR"
 EXECUTORS = ("auto", "slurm", "local")
-LOCAL_HINT = "say --executor local"
+LOCAL_HINT = "use --executor local"
 
 
 class ExecutorChoice(Enum):
@@ -135,7 +148,7 @@ def choose_executor(
     if slurm_client.is_configured() and not machine.gpus:
         raise InputError(
             "Slurm is configured here, and there is neither sbatch nor a GPU: this looks like a login node. "
-            "Load the Slurm module, or say --executor local"
+            "Load the Slurm module, or use --executor local"
         )
     return ExecutorChoice.LOCAL
 

@@ -36,14 +36,14 @@ class GpuReader:
             return None
         return cls(nvml, handles) if handles else None
 
-    def read(self, mine: Collection[int]) -> dict[str, Any] | None:
-        """Return each known quantity, one entry a GPU; `mine` are the processes of the job.
+    def read(self, job_pids: Collection[int]) -> dict[str, Any] | None:
+        """Return each known quantity, one entry a GPU; `job_pids` are the processes of the job.
 
         `device_other_processes` is one number. None where a GPU does not answer any more.
         """
         try:
             found = {name: [field(h) for h in self._handles] for name, field in self._fields.items()}
-            others = [self._others(handle, mine) for handle in self._handles]
+            others = [self._others(handle, job_pids) for handle in self._handles]
         except self._nvml.NVMLError:
             return None
         return {**found, "device_other_processes": sum(others)}
@@ -78,13 +78,13 @@ class GpuReader:
         directions = (nvml.NVML_PCIE_UTIL_TX_BYTES, nvml.NVML_PCIE_UTIL_RX_BYTES)
         return float(sum(nvml.nvmlDeviceGetPcieThroughput(handle, each) for each in directions) * KILO)
 
-    def _others(self, handle: Any, mine: Collection[int]) -> int:
+    def _others(self, handle: Any, job_pids: Collection[int]) -> int:
         """Count processes that compute on a GPU and are not the job's.
 
         Where none of them is known here the numbers are of another namespace: then one of them is ours.
         """
         running = {process.pid for process in self._nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
-        known = running & set(mine)
+        known = running & set(job_pids)
         return len(running) - (len(known) or min(1, len(running)))
 
 

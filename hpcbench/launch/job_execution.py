@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from hpcbench.errors import HpcbenchError
+from hpcbench.errors import JOB_LOG, HpcbenchError, log_to_stderr
 from hpcbench.launch import machine_queue
 from hpcbench.launch.admission import is_oversubscribed, threads_per_rank, warnings_of
-from hpcbench.launch.ceiling_probing import measure_before_first_run
 from hpcbench.launch.machine_resources import Machine, cores_near_gpus, cores_of_ranks, this_machine
 from hpcbench.launch.node_staging import keep_staged
-from hpcbench.launch.rank_processes import RankSet, SupervisorInbox
-from hpcbench.launch.supervisor import Assignment, local_ranks, log_line, supervise
+from hpcbench.launch.rank_processes import BareRuntime, RankRuntime, RankSet, SupervisorInbox
+from hpcbench.launch.supervisor import Assignment, local_ranks, supervise
 from hpcbench.runs import ledger
 from hpcbench.runs.claim import AlreadyClaimedError, Claim, Ending, claim_next
 from hpcbench.runs.ledger import JobPlan, read_plan, run_key
@@ -27,34 +28,31 @@ from hpcbench.runs.results_folder import ResultsFolder, RunFolder
 from hpcbench.runs.spec_file import StoredRun, read_spec_file
 from hpcbench.sweep.run_spec import RunSpec
 
-POLL_S = 0.2
+logger = logging.getLogger(__name__)
+
+SRUN_POLL_S = 0.2
 
 
-def run_job(plan_path: str) -> None:
+def run_job(plan_path: str, before_first_run: BeforeFirstRun | None = None) -> None:
     """Do the runs of a plan. A run that fails does not end the others; a signal ends the job."""
+    log_to_stderr(JOB_LOG)
     inbox = SupervisorInbox()
     inbox.listen()
     plan = read_plan(Path(plan_path))
     write_identity(plan.folder.owner)
     environment = submitter_environment(os.environ, plan.visible_devices)
-    work = JobExecution(plan=plan, machine=this_machine(environment), environment=environment, inbox=inbox)
+    job = JobExecution(plan=plan, machine=this_machine(environment), environment=environment, inbox=inbox)
     with machine_queue.wait_for_turn(
         plan.job_id,
         Path(plan.results),
-        shared=plan.shared and not work.wants_all_cores(),
+        shared=plan.shared and not job.wants_all_cores(),
         folder=machine_queue.queue_folder(),
         stopped=inbox.stopped,
     ):
         if plan.nodes > 1:
             run_on_allocation(plan, inbox)
-            return
-        with keep_staged(Path(plan.results), plan.runs, inbox.stopped):
-            measure_before_first_run(work, plan.runs)
-            for name, repeat in plan.runs:
-                if inbox.stopped():
-                    log_line(f"stopped by {inbox.stopped_by}")
-                    break
-                work.do(name, repeat)
+        else:
+            job.do_runs(plan.runs, before_first_run)
 
 
 def run_on_allocation(plan: JobPlan, inbox: SupervisorInbox) -> None:
@@ -67,16 +65,16 @@ def run_on_allocation(plan: JobPlan, inbox: SupervisorInbox) -> None:
         ],
         stdin=subprocess.DEVNULL,
     )  # fmt: skip
-    told = False
+    signalled = False
     while process.poll() is None:
-        if inbox.stopped() and not told:
-            told = True
+        if inbox.stopped() and not signalled:
+            signalled = True
             process.send_signal(signal.SIGTERM)  # srun passes it on to every node
-        time.sleep(POLL_S)
+        time.sleep(SRUN_POLL_S)
 
 
 def submitter_environment(environment: Mapping[str, str], visible_devices: str | None) -> dict[str, str]:
-    """Undo what submitit has changed: its own variables, and the GPUs that it hides."""
+    """Return the environment without the changes of submitit: its own variables, and the GPUs it hides."""
     hidden = ("SUBMITIT_", "CUDA_VISIBLE_DEVICES")
     kept = {key: value for key, value in environment.items() if not key.startswith(hidden)}
     return kept if visible_devices is None else kept | {"CUDA_VISIBLE_DEVICES": visible_devices}
@@ -103,8 +101,24 @@ class JobExecution:
         specs = (read_spec_file(results.run(name, repeat)).spec for name, repeat in self.plan.runs)
         return any(is_oversubscribed(spec, self.machine) for spec in specs)
 
-    def do(self, name: str, repeat: int) -> None:
-        """Do a run, unless somebody else has it."""
+    def stopped(self) -> bool:
+        """Return whether nothing more is to be begun."""
+        return self.inbox.stopped()
+
+    def do_runs(self, runs: Sequence[tuple[str, int]], before_first_run: BeforeFirstRun | None) -> None:
+        """Do runs in their order, with the data set on this node's disk that several of them stage."""
+        with keep_staged(Path(self.plan.results), runs, self.inbox.stopped):
+            if before_first_run:
+                before_first_run(self, runs)
+            for name, repeat in runs:
+                if self.stopped():
+                    break
+                self.do_run(name, repeat)
+        if self.inbox.stopped():
+            logger.info("stopped by %s", self.inbox.stopped_by)
+
+    def do_run(self, name: str, repeat: int) -> None:
+        """Do a run, unless another process has it."""
         results = ResultsFolder(Path(self.plan.results))
         folder, key = results.run(name, repeat), run_key(name, repeat)
         began = time.monotonic()
@@ -115,29 +129,33 @@ class JobExecution:
                 job_id=claim.job_id, run=key, run_id=stored.spec.run_id, attempt=claim.attempt
             )
             ledger.append_entry(results.ledger, entry)
-            task = self.assignment(stored, claim)
-            ending = supervise(task, self.inbox, self.ranks(task))
+            ending = self.supervise(stored, claim)
         except AlreadyClaimedError as error:
-            log_line(f"{key}: left out: {error}")
+            logger.info("%s: skipped: %s", key, error)
         except (HpcbenchError, OSError) as error:
-            # A full disk, a folder that somebody has removed: the other runs may still be possible.
-            log_line(f"{key}: could not be done: {error}")
+            # A full disk, a folder that was removed: the other runs may still be possible.
+            logger.error("%s: could not be done: %s", key, error)
             self.failed.append(key)
         else:
-            log_line(f"{key}: {_describe_ending(ending)} after {time.monotonic() - began:.1f} s")
+            logger.info("%s: %s after %.1f s", key, _describe_ending(ending), time.monotonic() - began)
             if ending.state == "failed":
                 self.failed.append(key)
+
+    def supervise(self, stored: StoredRun, claim: Claim) -> Ending:
+        """Do a claimed attempt with this job's cores, devices and nodes."""
+        task = self.assignment(stored, claim)
+        return supervise(task, self.inbox, self.ranks(task))
 
     def claim(self, folder: RunFolder, spec: RunSpec) -> Claim:
         """Claim the next attempt at a run; raises AlreadyClaimedError."""
         return claim_next(folder, spec, self.job_id, silent=self.plan.presume_silent_dead)
 
     def ranks(self, task: Assignment) -> RankSet:
-        """Return who starts the ranks of a run."""
+        """Return what starts the ranks of a run."""
         return local_ranks(task, self.inbox.messages.put)
 
     def assignment(self, stored: StoredRun, claim: Claim) -> Assignment:
-        """Return what the ranks of a claimed run are given."""
+        """Return what is needed to start the ranks of a claimed run."""
         threads = threads_per_rank(self.machine, stored.cores_shared_by)
         near = () if self.plan.shared else cores_near_gpus(self.environment.get("CUDA_VISIBLE_DEVICES"))
         return Assignment(
@@ -148,7 +166,24 @@ class JobExecution:
             data=stored.data,
             warnings=warnings_of(stored.spec, self.machine, shared=self.plan.shared),
             environment=self.environment,
+            runtime=rank_runtime(stored, claim.folder, self.environment),
         )
+
+
+# Given a job that has its turn, and its runs.
+BeforeFirstRun = Callable[[JobExecution, Sequence[tuple[str, int]]], None]
+
+
+def rank_runtime(
+    stored: StoredRun, folder: RunFolder, environment: Mapping[str, str]
+) -> Callable[[], RankRuntime]:
+    """Return what makes ready to start a run's ranks here: in containers where the run has an image."""
+    if stored.spec.container.runtime == "none":
+        return BareRuntime
+    # Only here: it needs numpy and more, which a run without an image need not wait for.
+    from hpcbench.launch.containers.rank_containers import prepare_containers
+
+    return partial(prepare_containers, stored.spec, folder.path, stored.data, environment)
 
 
 def _describe_ending(ending: Ending) -> str:

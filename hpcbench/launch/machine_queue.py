@@ -13,13 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from hpcbench.errors import InputError
 from hpcbench.runs.process_identity import ProcessIdentity
 
 QUEUE_VARIABLE = "HPCBENCH_QUEUE_DIR"
 # The same for every user, whatever their TMPDIR says.
 DEFAULT_QUEUE_FOLDER = Path("/tmp/hpcbench-queue")
-POLL_S = 0.25
+QUEUE_POLL_S = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,9 @@ class Ticket:
     def alive(self) -> bool:
         """Return whether its process lives; one that can't be asked counts as living."""
         return self.owner.alive() is not False
+
+
+TICKET_JSON = TypeAdapter(Ticket)
 
 
 def queue_folder() -> Path:
@@ -78,7 +83,7 @@ def _wait_for_lock(lock: int, ticket: Ticket, stopped: Callable[[], bool]) -> bo
     while not stopped():
         if not _tickets_ahead(ticket) and _try_lock(lock, kind):
             return True
-        time.sleep(POLL_S)
+        time.sleep(QUEUE_POLL_S)
     return False
 
 
@@ -106,10 +111,9 @@ def read_tickets(folder: Path) -> list[Ticket]:
     found = []
     for path in folder.glob("*.ticket"):
         try:
-            values = json.loads(path.read_text())
+            found.append(TICKET_JSON.validate_python({**json.loads(path.read_bytes()), "path": path}))
         except (OSError, ValueError):
             continue  # it has just left
-        found.append(Ticket(path=path, **values | {"owner": ProcessIdentity(**values["owner"])}))
     return sorted(found, key=lambda ticket: (ticket.since_ns, ticket.job_id))
 
 
@@ -124,9 +128,8 @@ def _create_ticket(job_id: str, results: Path, shared: bool, folder: Path) -> Ti
         shared=shared,
         owner=owner,
     )
-    values = vars(ticket) | {"owner": owner.to_json()}
     draft = ticket.path.with_suffix(".draft")
-    draft.write_text(json.dumps({key: value for key, value in values.items() if key != "path"}))
+    draft.write_bytes(TICKET_JSON.dump_json(ticket, exclude={"path"}))
     draft.chmod(0o644)
     draft.rename(ticket.path)
     return ticket

@@ -18,7 +18,7 @@ from hpcbench.runs.spec_file import read_spec_file
 from hpcbench.tasks.shared_folders import stage_data
 
 STDOUT = 1
-POLL_S = 0.2
+STAGING_POLL_S = 0.2
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def keep_staged(
 def _await_copy(holder: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> None:
     """Wait until a holder has its copy, or can't make one: both can be read."""
     assert holder.stdout is not None
-    while not stopped() and not select.select([holder.stdout], [], [], POLL_S)[0]:
+    while not stopped() and not select.select([holder.stdout], [], [], STAGING_POLL_S)[0]:
         continue
 
 

@@ -4,8 +4,8 @@ into its record.
 
 from __future__ import annotations
 
+import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Collection, Mapping
@@ -22,6 +22,8 @@ from hpcbench.runs.record_writer import EventWriter
 from hpcbench.sweep.run_spec import RunSpec
 
 PROC = Path("/proc")
+logger = logging.getLogger(__name__)
+
 SESSION, USER_TICKS, SYSTEM_TICKS = 3, 11, 12  # fields 6, 14, 15 of proc(5) stat, counted after the name
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -77,7 +79,7 @@ class JobProcesses:
         try:
             return self._mark in (PROC / str(pid) / "environ").read_bytes()
         except OSError:
-            return False  # somebody else's
+            return False  # another user's
 
 
 INTERVAL_S = 1.0
@@ -162,17 +164,17 @@ class NodeMeter:
         spent_s, self._spent_s = self._spent_s, 0.0
         if not readings:
             return None
-        told = [reading.pop("gpus", None) for reading in readings]
+        gpus = [reading.pop("gpus", None) for reading in readings]
         columns = {name: [reading[name] for reading in readings] for name in readings[0]}
-        return Telemetry(host=self._host, **columns, **_gpu_columns(told), reading_s=spent_s)
+        return Telemetry(host=self._host, **columns, **_gpu_columns(gpus), reading_s=spent_s)
 
 
-def _gpu_columns(told: list[dict[str, Any] | None]) -> dict[str, Any]:
+def _gpu_columns(readings: list[dict[str, Any] | None]) -> dict[str, Any]:
     """Turn readings of GPUs into columns; none where a reading is missing."""
-    whole = [each for each in told if each is not None]
-    if not whole or len(whole) < len(told):
+    complete = [reading for reading in readings if reading is not None]
+    if not complete or len(complete) < len(readings):
         return {}
-    return {name: [each[name] for each in whole] for name in whole[0]}
+    return {name: [reading[name] for reading in complete] for name in complete[0]}
 
 
 class NodeTelemetry:
@@ -202,7 +204,7 @@ class NodeTelemetry:
             self._watch(self._meter(sessions))
         except (OSError, psutil.Error) as error:
             # A full disk, or a machine that hides its counters: the run itself goes on.
-            print(f"{self._spec.name}: no telemetry any more: {error}", file=sys.stderr)
+            logger.warning("%s: no telemetry any more: %s", self._spec.name, error)
 
     def _meter(self, sessions: Collection[int]) -> NodeMeter:
         contained = self._spec.container.runtime != "none"

@@ -5,6 +5,7 @@ their supervisor.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -19,9 +20,12 @@ from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, Protocol
 
-from hpcbench.launch.containers.container_engines import ContainerError, StartCommand
+from hpcbench.errors import InputError
 
-WORKER_COMMAND = (sys.executable, "-m", "hpcbench.training.worker")
+logger = logging.getLogger(__name__)
+
+WORKER_ARGUMENTS = ("-m", "hpcbench.training.worker")
+WORKER_COMMAND = (sys.executable, *WORKER_ARGUMENTS)
 PR_SET_PDEATHSIG = 1
 
 # Signals that end a process for a cause of its own. SIGABRT is not among them: gloo and NCCL abort where a
@@ -29,11 +33,11 @@ PR_SET_PDEATHSIG = 1
 PRIMARY_SIGNALS = frozenset({signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE})
 
 # What an exit status above 128 says where a container's runtime passes on how a rank ended. A rank that was
-# told to stop leaves with such a status by itself (hpcbench.training.worker): that is none of these.
+# asked to stop leaves with such a status by itself (hpcbench.training.worker): that is none of these.
 EXIT_STATUS_SIGNALS = {128 + number: number for number in (*PRIMARY_SIGNALS, signal.SIGABRT)}
 REMOVE_TIMEOUT_S = 60
 
-# Kills the process groups that it has been told of when the supervisor is gone. A rank itself dies by
+# Kills the process groups that it was given when the supervisor is gone. A rank itself dies by
 # PDEATHSIG; what a rank has started, such as the processes that load data, does not inherit that.
 GUARD_COMMAND = (
     "/bin/sh",
@@ -42,9 +46,29 @@ GUARD_COMMAND = (
 )
 
 
+class RankStartError(InputError):
+    """A rank can't be started, such as in an image that can't be used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartCommand:
+    """A process to start. An adapter's `environment` is what comes on top of that of the runtime's command.
+
+    `contained`: it passes on how the rank ended as an exit status. `client`: it is not the rank's parent, and
+    its standard input is the pipe that the rank's life hangs on and from which it reads signals. `remove`
+    ensures that the container is gone.
+    """
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    contained: bool = False
+    client: bool = False
+    remove: tuple[str, ...] | None = None
+
+
 @dataclass(frozen=True)
 class RankExit:
-    """A rank has ended: with `code`, or by `signal`, or nobody knows how because its node is `lost`."""
+    """A rank has ended: with `code`, by `signal`, or in an unknown way because its node is `lost`."""
 
     rank: int
     time_ns: int
@@ -59,7 +83,7 @@ class RankExit:
 
 
 class RankSet(Protocol):
-    """The processes of a run, wherever they are; what `Ranks` is for those of one node."""
+    """The processes of a run, on whatever nodes; `LocalRanks` are those of one node."""
 
     def start(self, rank: int, environment: Mapping[str, str], log: Path) -> None:
         """Start a rank."""
@@ -67,7 +91,7 @@ class RankSet(Protocol):
     def watch(self) -> None:
         """Report the ends of ranks from now on."""
 
-    def tell(self, ranks: Sequence[int], number: signal.Signals) -> None:
+    def send_signal(self, ranks: Sequence[int], number: signal.Signals) -> None:
         """Send a signal to ranks."""
 
     def kill(self) -> None:
@@ -78,7 +102,7 @@ class RankSet(Protocol):
 
 
 class NodeObserver(Protocol):
-    """Who looks at this node while ranks work."""
+    """Measures this node while ranks work."""
 
     def start(self, sessions: Collection[int]) -> None:
         """Begin; the ranks lead these sessions."""
@@ -103,7 +127,7 @@ class BareRuntime:
 
 
 class OrphanGuard:
-    """A process that outlives a killed supervisor just long enough to end what that has left behind."""
+    """A process that outlives a killed supervisor just long enough to kill the processes left behind."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -115,13 +139,13 @@ class OrphanGuard:
             text=True,
         )
 
-    def watch_over(self, group: int) -> None:
+    def add_group(self, group: int) -> None:
         """Add a process group."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{group}\n")
         self._process.stdin.flush()
 
-    def dismiss(self) -> None:
+    def stop(self) -> None:
         """Nothing is left to guard."""
         self._process.kill()
         self._process.wait()
@@ -139,26 +163,26 @@ class LocalRanks:
     def __init__(
         self,
         report: Callable[[RankExit], None],
-        enclose: Callable[[], RankRuntime] = BareRuntime,
+        runtime: Callable[[], RankRuntime] = BareRuntime,
         observer: NodeObserver | None = None,
     ) -> None:
         self._report = report
         self._observer = observer
         # Now and not at the first start: what it takes is no part of any rank's time.
-        self._refused: ContainerError | None = None
+        self._refused: RankStartError | None = None
         try:
-            self._enclosure = enclose()
-        except ContainerError as error:
+            self._runtime = runtime()
+        except RankStartError as error:
             self._refused = error
         self._guard = OrphanGuard()
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._starts: dict[int, StartCommand] = {}
 
     def start(self, rank: int, environment: Mapping[str, str], log: Path) -> None:
-        """Start a rank; it prints into `log`. Raises ContainerError where its container can't be used."""
+        """Start a rank; it prints into `log`. Raises RankStartError where that is not possible."""
         if self._refused:
             raise self._refused
-        start = self._starts[rank] = self._enclosure.start(rank, environment)
+        start = self._starts[rank] = self._runtime.start(rank, environment)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             self._processes[rank] = subprocess.Popen(
@@ -170,7 +194,7 @@ class LocalRanks:
                 start_new_session=True,
                 preexec_fn=_die_with_parent(os.getpid()),
             )
-        self._guard.watch_over(self._processes[rank].pid)
+        self._guard.add_group(self._processes[rank].pid)
 
     def watch(self) -> None:
         """Report each rank's end at once. Called when all are started: no thread lives while one forks."""
@@ -192,10 +216,10 @@ class LocalRanks:
             code, number = None, EXIT_STATUS_SIGNALS[ended.si_status]
         self._report(RankExit(rank, time.time_ns(), code, number))
 
-    def tell(self, ranks: Sequence[int], number: signal.Signals) -> None:
+    def send_signal(self, ranks: Sequence[int], number: signal.Signals) -> None:
         """Send a signal to ranks, not to what they have started.
 
-        A container's client is told by the pipe: where a scheduler signals all processes of a job at once, it
+        A container's client reads it from the pipe: a scheduler that signals all processes of a job at once
         also ends the helper by which podman would pass a signal on, and srun kills its tasks on SIGTERM.
         """
         for rank in ranks:
@@ -223,7 +247,7 @@ class LocalRanks:
                 process.stdin.close()
             if killed:
                 _remove_container(self._starts[rank])
-        self._guard.dismiss()
+        self._guard.stop()
         if self._observer:
             self._observer.stop()
 
@@ -243,7 +267,7 @@ def _remove_container(start: StartCommand) -> None:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        print(f"{' '.join(start.remove)}: {error}", file=sys.stderr)
+        logger.warning("%s: %s", " ".join(start.remove), error)
 
 
 def _die_with_parent(parent: int) -> Callable[[], None]:
@@ -258,12 +282,13 @@ def _die_with_parent(parent: int) -> Callable[[], None]:
     return prepare
 
 
+# More than ranks listen to (training/session.py): what ends a terminal comes only to the supervisor.
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 DUPLICATE_SIGNAL_S = 1.0
 
 
 class SupervisorInbox:
-    """Messages to the supervisor, and whether it has been told to stop.
+    """Messages to the supervisor, and whether it was asked to stop.
 
     SimpleQueue.put may be called from a signal handler, even while the same thread is inside `get`.
     """
@@ -279,25 +304,25 @@ class SupervisorInbox:
             signal.signal(each, self._note)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.take(signal.Signals(number))
+        self.handle_signal(signal.Signals(number))
 
-    def take(self, number: signal.Signals) -> None:
-        """Take a signal as if it had come to this process."""
+    def handle_signal(self, number: signal.Signals) -> None:
+        """Take a signal as if it had been sent to this process."""
         self.stopped_by = self.stopped_by or number
-        again, self._last = self._last, (number, time.monotonic())
-        # A job's end is said to each of its nodes, and each passes it on: that is one request, not several.
-        if again[0] is not number or self._last[1] - again[1] > DUPLICATE_SIGNAL_S:
+        before, self._last = self._last, (number, time.monotonic())
+        # A scheduler signals each node of a job, and each passes it on: that is one request, not several.
+        if before[0] is not number or self._last[1] - before[1] > DUPLICATE_SIGNAL_S:
             self.messages.put(number)
 
     def stopped(self) -> bool:
         """Return whether a signal has come."""
         return self.stopped_by is not None
 
-    def wait(self) -> Any:
-        """Wait for a message: an Exit, a signal, or what another supervisor says."""
+    def wait_for_message(self) -> Any:
+        """Wait for a message: a RankExit, a signal, or a message of another supervisor."""
         return self.messages.get()
 
-    def next(self, timeout_s: float) -> RankExit | signal.Signals | None:
+    def next_message(self, timeout_s: float) -> RankExit | signal.Signals | None:
         """Wait for a message; None if there was none in time."""
         try:
             message: RankExit | signal.Signals = self.messages.get(timeout=max(0.0, timeout_s))

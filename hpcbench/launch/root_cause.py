@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import signal
-import sys
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +14,8 @@ from hpcbench.runs.record_reader import RecordLine, has_run_finished, last_lines
 from hpcbench.runs.record_writer import EventWriter
 from hpcbench.runs.results_folder import FIRST_NODE
 from hpcbench.sweep.run_spec import RunSpec
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,43 +28,49 @@ class _RankFailure:
     log: list[str] = field(default_factory=list)
 
     def order(self) -> tuple[bool, bool, int]:
-        """Sort the cause to the front: a limit, then what no peer can bring about, then the earliest."""
+        """Sort the cause to the front: a limit, then what no peer can cause, then the earliest."""
         limited = self.own is not None and self.own.get("limit") is not None
         own_cause = self.exit.signal in PRIMARY_SIGNALS or self.exit.lost is not None
         return not limited, not own_cause, self.time_ns
 
 
 def has_finished(claim: Claim, ended: RankExit) -> bool:
-    """Return whether a rank has done all of its work: it says so, and nothing went wrong afterwards."""
+    """Return whether a rank has done all of its work: its record says so, and nothing failed afterwards."""
     return ended.code == 0 and has_run_finished(claim.folder.events(claim.attempt, ended.rank))
 
 
 def find_root_cause(
-    spec: RunSpec, claim: Claim, exits: Mapping[int, RankExit], killed: Collection[int], told: Ending | None
-) -> Ending:
-    """Decide how the attempt ended and write that down.
+    claim: Claim, exits: Mapping[int, RankExit], killed: Collection[int], decided: Ending | None
+) -> tuple[Ending, Interrupted | RunFailed | None]:
+    """Return how the attempt ended, and the event that says so in its record, None where it has finished.
 
-    `killed` are ranks that the supervisor had to kill, `told` is set where it ended the run by itself.
+    `killed` are ranks that the supervisor had to kill, `decided` is set where it ended the run by itself.
     """
     if exits and all(has_finished(claim, ended) for ended in exits.values()):
-        return Ending(state="finished", time_ns=time.time_ns())
-    event: Interrupted | RunFailed
-    if told is None:
+        return Ending(state="finished"), None
+    if decided is None:
         event = _failure_event(_earliest_cause(claim, exits, killed))
-        ending = Ending(state="failed", reason=event.reason)
-    elif told.state == "interrupted":
-        event, ending = Interrupted(reason=told.reason), told
-    else:
-        event, ending = RunFailed(reason=told.reason, last_lines=_log_tail(claim, 0)), told
-    full_disk = _write_ending(spec, claim, event)
-    if full_disk:
-        ending = replace(ending, reason=f"{full_disk}; {ending.reason}")
-        print(f"{spec.name}: {ending.reason}", file=sys.stderr)
-    return replace(ending, time_ns=time.time_ns())
+        return Ending(state="failed", reason=event.reason), event
+    if decided.state == "interrupted":
+        return decided, Interrupted(reason=decided.reason)
+    return decided, RunFailed(reason=decided.reason, last_lines=_log_tail(claim, 0))
+
+
+def record_ending(spec: RunSpec, claim: Claim, ending: Ending, event: Interrupted | RunFailed) -> Ending:
+    """Write the supervisor's event, after its telemetry; the ending says so where that is not possible."""
+    path = claim.folder.supervisor_events(claim.attempt, FIRST_NODE)
+    try:
+        with EventWriter(path, run_id=spec.run_id, attempt=claim.attempt, rank=None, go_on=True) as writer:
+            writer.write(event)
+    except OSError as error:
+        reason = f"the record could not be written ({error.strerror}); {ending.reason}"
+        logger.error("%s: %s", spec.name, reason)
+        return replace(ending, reason=reason)
+    return ending
 
 
 def describe_stop_signal(number: signal.Signals) -> str:
-    """Say what a signal to the job usually means."""
+    """Name a signal, with what it usually means to a job."""
     meanings = {
         signal.SIGINT: "Ctrl-C",
         signal.SIGTERM: "cancelled",
@@ -89,14 +96,14 @@ def _earliest_cause(claim: Claim, exits: Mapping[int, RankExit], killed: Collect
                 log=_log_tail(claim, rank),
             )
         )
-    if not failures:  # somebody has told a rank to stop, and not through us
-        ended = min(exits.values(), key=lambda each: each.time_ns)
+    if not failures:  # a rank was asked to stop, and not by this supervisor
+        ended = min(exits.values(), key=lambda ended: ended.time_ns)
         return _RankFailure(exit=ended, time_ns=ended.time_ns, log=_log_tail(claim, ended.rank))
     return min(failures, key=_RankFailure.order)
 
 
 def _stopped_on_request(claim: Claim, ended: RankExit) -> bool:
-    """Return whether a rank only did what it was told after the first had failed."""
+    """Return whether a rank only stopped because it was asked to, after the first had failed."""
     return _last_event(claim, ended.rank, Interrupted.kind) is not None or ended.signal is signal.SIGTERM
 
 
@@ -117,17 +124,6 @@ def _failure_event(failure: _RankFailure) -> RunFailed:
         signal=ended.signal.name if ended.signal else None,
         last_lines=failure.log,
     )
-
-
-def _write_ending(spec: RunSpec, claim: Claim, event: Interrupted | RunFailed) -> str | None:
-    """Write the supervisor's word, after its telemetry; returns what is wrong where it can't be written."""
-    path = claim.folder.supervisor_events(claim.attempt, FIRST_NODE)
-    try:
-        with EventWriter(path, run_id=spec.run_id, attempt=claim.attempt, rank=None, go_on=True) as writer:
-            writer.write(event)
-    except OSError as error:
-        return f"the record could not be written ({error.strerror})"
-    return None
 
 
 def _last_event(claim: Claim, rank: int, kind: str) -> RecordLine | None:

@@ -4,8 +4,8 @@ torchrun or srun.
 
 from __future__ import annotations
 
+import logging
 import os
-import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -14,25 +14,28 @@ from pathlib import Path
 
 from hpcbench.errors import HpcbenchError, InputError
 from hpcbench.launch.admission import devices_sharing_cores, obstacle_to_run, threads_per_rank, warnings_of
-from hpcbench.launch.jobs import Jobs
+from hpcbench.launch.job_execution import rank_runtime
 from hpcbench.launch.machine_queue import is_machine_busy
 from hpcbench.launch.machine_resources import Machine, cores_near_gpus, cores_of_ranks, this_machine
-from hpcbench.launch.rank_processes import SupervisorInbox
-from hpcbench.launch.run_status import RunStatus, run_status
+from hpcbench.launch.rank_processes import WORKER_COMMAND, SupervisorInbox
 from hpcbench.launch.supervisor import Assignment, supervise, thread_environment
 from hpcbench.runs.claim import Claim, claim_next, latest_claim
+from hpcbench.runs.jobs import Jobs
 from hpcbench.runs.ledger import new_job_id
 from hpcbench.runs.placement import PLACEMENT_VARIABLE, TORCHRUN, Placement, without_launcher_variables
 from hpcbench.runs.record_reader import is_finished
 from hpcbench.runs.results_folder import RunFolder
+from hpcbench.runs.run_status import RunStatus, run_status
 from hpcbench.runs.spec_file import StoredRun, read_spec_json
 from hpcbench.sweep.catalog_entries import Catalog
 from hpcbench.sweep.data_location import locate_data
 from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.sweep.sweep_loading import load_run
 
+logger = logging.getLogger(__name__)
+
 CLAIM_WAIT_S = 120.0
-POLL_S = 0.05
+CLAIM_POLL_S = 0.05
 SRUN_VARIABLES = (
     "SLURM_STEP_ID",
     "SLURM_JOB_ID",
@@ -63,7 +66,7 @@ def find_launched_rank(environment: Mapping[str, str], spec: RunSpec) -> Launche
     if all(name in environment for name in TORCHRUN):
         return _launched_by_torchrun(environment, spec)
     if all(name in environment for name in SRUN_VARIABLES):
-        # A step of another size is not about us: it is how somebody started one hpcbench on a node.
+        # A step of another size is none of this run: it has started one hpcbench on a node.
         matches = spec.processes > 1 and int(environment["SLURM_NTASKS"]) == spec.processes
         return _launched_by_srun(environment) if matches else None
     return None
@@ -101,35 +104,35 @@ def _launched_by_srun(environment: Mapping[str, str]) -> LaunchedRank:
     )
 
 
-def join_launch(seat: LaunchedRank, folder: RunFolder, stored: StoredRun, threads: int) -> Placement:
+def join_launch(launched: LaunchedRank, folder: RunFolder, stored: StoredRun, threads: int) -> Placement:
     """Join the launch: rank 0 claims the next attempt, the others wait for it."""
-    if seat.rank == 0:
+    if launched.rank == 0:
         stored.write(folder)
-        claim = claim_next(folder, stored.spec, seat.launch)
+        claim = claim_next(folder, stored.spec, launched.launch)
     else:
-        claim = _wait_for_claim(seat, folder)
+        claim = _wait_for_claim(launched, folder)
     return Placement(
         run_folder=str(folder.path),
         attempt=claim.attempt,
-        rank=seat.rank,
-        processes=seat.processes,
-        local_rank=seat.local_rank,
-        node=seat.node,
-        nodes=seat.nodes,
-        address="127.0.0.1" if seat.nodes == 1 else claim.owner.host,
+        rank=launched.rank,
+        processes=launched.processes,
+        local_rank=launched.local_rank,
+        node=launched.node,
+        nodes=launched.nodes,
+        address="127.0.0.1" if launched.nodes == 1 else claim.owner.host,
         threads=threads,
         data=stored.data,
         process_start_ns=time.time_ns(),
     )
 
 
-def _wait_for_claim(seat: LaunchedRank, folder: RunFolder) -> Claim:
+def _wait_for_claim(launched: LaunchedRank, folder: RunFolder) -> Claim:
     deadline = time.monotonic() + CLAIM_WAIT_S
     while time.monotonic() < deadline:
         claim = latest_claim(folder)
-        if claim is not None and claim.job_id == seat.launch:
+        if claim is not None and claim.job_id == launched.launch:
             return claim
-        time.sleep(POLL_S)
+        time.sleep(CLAIM_POLL_S)
     raise HpcbenchError(
         f"rank 0 has not claimed {folder.path} within {CLAIM_WAIT_S:.0f} s: did it fail to start?"
     )
@@ -147,13 +150,16 @@ def exec_worker(placement: Placement | None, thread_variables: Mapping[str, str]
     assert PLACEMENT_VARIABLE in environment
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "hpcbench.training.worker"], environment)
+    os.execve(sys.executable, WORKER_COMMAND, environment)
 
 
 def run_here(
     file: Path | None, settings: Sequence[str], out: Path, catalog: Catalog, *, data_root: str | None
-) -> int:
-    """Do a run in the foreground, or this process's part of it; returns the exit status."""
+) -> tuple[RunStatus, bool]:
+    """Do a run in the foreground; returns its status, and whether it was done before.
+
+    In a launch by torchrun or srun this process becomes a rank instead.
+    """
     if PLACEMENT_VARIABLE in os.environ:
         exec_worker(None, {})
     machine = this_machine()
@@ -164,18 +170,17 @@ def run_here(
     shares = devices_sharing_cores([spec])[spec.device]
     stored = StoredRun(spec=spec, data=data.get(spec.dataset), cores_shared_by=shares)
     threads = threads_per_rank(machine, shares)
-    seat = find_launched_rank(os.environ, spec)
-    if seat is not None:
+    launched = find_launched_rank(os.environ, spec)
+    if launched is not None:
         _refuse_container(spec)
-        exec_worker(join_launch(seat, folder, stored, threads), thread_environment(threads))
+        exec_worker(join_launch(launched, folder, stored, threads), thread_environment(threads))
     before = latest_claim(folder)
     if before is not None and is_finished(folder, before.attempt, spec.processes):
-        print(f"{spec.name}: done already, in {out}")
-        return 0
+        return run_status(spec.name, spec.repeat, folder, Jobs(), []), True
     obstacle = obstacle_to_run(spec, machine, catalog, data)
     if obstacle:
         raise InputError(f"{spec.name}: it can't run here: {obstacle}")
-    return _report_status(_run_supervised(folder, stored, machine, threads), out)
+    return _run_supervised(folder, stored, machine, threads), False
 
 
 def _refuse_container(spec: RunSpec) -> None:
@@ -199,7 +204,7 @@ def _run_supervised(folder: RunFolder, stored: StoredRun, machine: Machine, thre
     spec = stored.spec
     shared = is_machine_busy()
     if shared:
-        print("hpcbench: a job is running on this machine: both will be slower", file=sys.stderr)
+        logger.warning("a job is running on this machine: both will be slower")
     near = () if shared else cores_near_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
     task = Assignment(
         spec=spec,
@@ -209,17 +214,7 @@ def _run_supervised(folder: RunFolder, stored: StoredRun, machine: Machine, thre
         data=stored.data,
         warnings=warnings_of(spec, machine, shared=shared),
         environment=dict(os.environ),
+        runtime=rank_runtime(stored, folder, os.environ),
     )
     supervise(task, inbox)
     return run_status(spec.name, spec.repeat, folder, Jobs(), [])
-
-
-def _report_status(status: RunStatus, out: Path) -> int:
-    if status.state == "done":
-        limit = f" (out of {status.limit}, which is a result)" if status.limit else ""
-        print(f"{status.name}: done in {status.wall_s or 0:.1f} s{limit}, records in {out}")
-        return 0
-    for line in status.last_lines:
-        print(f"    {line}", file=sys.stderr)
-    print(f"hpcbench: {status.name}: {status.state}: {status.reason}", file=sys.stderr)
-    return 128 + signal.SIGINT if status.state == "interrupted" else 1

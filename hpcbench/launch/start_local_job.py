@@ -14,17 +14,19 @@ from hpcbench.launch.job_execution import run_job
 from hpcbench.runs.ledger import read_plan
 from hpcbench.runs.process_identity import write_identity
 
-# submitit ends a local job after this long, and counts the time in the machine's queue, which nobody can
-# know. The limits of the runs are the supervisor's business.
+# submitit ends a local job after this long, and counts the time in the machine's queue, which is
+# unknown. The limits of the runs are the supervisor's business.
 JOB_TIMEOUT_MIN = 365 * 24 * 60
 
 
 def main(plan_path: str) -> None:
-    """Submit, note who executes it, and leave: the job outlives this process."""
+    """Submit, record which process executes it, and leave: the job outlives this process."""
+    from hpcbench.launch.ceiling_probing import measure_before_first_run
+
     plan = read_plan(Path(plan_path))
     executor = submitit.LocalExecutor(folder=plan.folder.path / "submitit")
     executor.update_parameters(timeout_min=JOB_TIMEOUT_MIN)
-    job = executor.submit(run_job, plan_path)
+    job = executor.submit(run_job, plan_path, measure_before_first_run)
     write_identity(plan.folder.controller, int(job.job_id))
 
 

@@ -4,11 +4,11 @@ handing the runs to an executor.
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -16,9 +16,11 @@ from statistics import mean
 from filelock import FileLock
 
 from hpcbench.errors import InputError
-from hpcbench.launch.admission import Action, Decision, devices_sharing_cores
-from hpcbench.launch.executors import Executor, ExecutorChoice, LocalExecutor
-from hpcbench.launch.slurm.slurm_profile import Profile, SlurmExecutor
+from hpcbench.launch.admission import Action, Decision, decide, devices_sharing_cores
+from hpcbench.launch.executors import Executor, ExecutorChoice, LocalExecutor, PlannedJobs, choose_executor
+from hpcbench.launch.machine_resources import Machine, this_machine
+from hpcbench.launch.slurm.slurm_profile import Profile, find_profile
+from hpcbench.launch.slurm.slurm_submission import SlurmExecutor
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.results_folder import KEPT_CHECKPOINTS, ResultsFolder
 from hpcbench.runs.spec_file import StoredRun
@@ -27,6 +29,8 @@ from hpcbench.sweep.data_location import ROOT_VARIABLE
 from hpcbench.sweep.run_spec import RunSpec, Sweep
 from hpcbench.sweep.sweep_loading import dump_sweep, load_sweep
 
+logger = logging.getLogger(__name__)
+
 MAX_LISTED = 5
 
 
@@ -34,19 +38,15 @@ MAX_LISTED = 5
 class SubmitRequest:
     """What the command line asks for."""
 
-    files: tuple[Path, ...]
+    files: Sequence[Path]
     results: Path
     executor: str | None = None
     data: str | None = None
-    only: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
+    only: Sequence[str] = ()
+    settings: Sequence[str] = ()
     smoke: bool = False
-    dry_run: bool = False
-    json: bool = False
     shared: bool = False
-    detach: bool | None = None
     force: bool = False
-    yes: bool = False
     max_gpu_hours: float | None = None
     profile: str | None = None
     pack: bool | int | None = None
@@ -54,12 +54,67 @@ class SubmitRequest:
     collect: bool = False
 
 
-def requested_executor(
-    where: ExecutorChoice, request: SubmitRequest, profile: Profile, sweep: Sweep
-) -> Executor:
-    """Return the executor that the command line asks for."""
-    if where is ExecutorChoice.LOCAL:
-        return LocalExecutor(shared=request.shared)
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A sweep, where it goes, and what happens to each of its runs.
+
+    `all_runs` is the whole sweep where `--only` takes a part, `machine` is None where runs go to the nodes of
+    a cluster. `ledger_bytes` is how long the ledger was before the decisions: they hold until it has grown.
+    """
+
+    sweep: Sweep
+    all_runs: Sweep
+    results: ResultsFolder
+    executor: Executor
+    machine: Machine | None
+    catalog: Catalog
+    force: bool
+    max_gpu_hours: float | None
+    ledger_bytes: int = 0
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def to_do(self) -> list[RunSpec]:
+        """The runs that are handed to the executor."""
+        return [found.spec for found in self.decisions if found.action in (Action.RUN, Action.CONFLICT)]
+
+    def decided(self) -> Submission:
+        """Decide for each run."""
+        ledger_bytes = _file_bytes(self.results.ledger)
+        decisions = decide(self.sweep.runs, self.sweep.data, self.results, self.machine, self.catalog)
+        return replace(self, ledger_bytes=ledger_bytes, decisions=tuple(decisions))
+
+    def plan(self) -> PlannedJobs | None:
+        """Return the jobs of what is to do, if anything is; raises InputError where it can't be done."""
+        refuse_conflicts(self.decisions, force=self.force)
+        refuse_gpu_hours_above(self.max_gpu_hours, self.to_do)
+        return self.executor.plan(self.to_do) if self.to_do else None
+
+
+def _file_bytes(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def load_submission(request: SubmitRequest, catalog: Catalog) -> Submission:
+    """Return what a request asks for, decided run by run; nothing is written."""
+    machine = this_machine()
+    local = choose_executor(request.executor, machine) is ExecutorChoice.LOCAL
+    profile = find_profile(request.profile, request.files)
+    gpus = len(machine.gpus) if local else profile.gpus_per_node or 0
+    sweep, all_runs = _load_sweep(request, catalog, profile, gpus=gpus)
+    return Submission(
+        sweep=sweep,
+        all_runs=all_runs,
+        results=ResultsFolder((request.results / sweep.name).absolute()),
+        executor=LocalExecutor(shared=request.shared) if local else _slurm_executor(request, profile, sweep),
+        machine=machine if local else None,
+        catalog=catalog,
+        force=request.force,
+        max_gpu_hours=request.max_gpu_hours,
+    ).decided()
+
+
+def _slurm_executor(request: SubmitRequest, profile: Profile, sweep: Sweep) -> SlurmExecutor:
     return SlurmExecutor(
         profile=profile,
         pack=sweep.pack if request.pack is None else request.pack,
@@ -68,10 +123,10 @@ def requested_executor(
     )
 
 
-def load_requested_sweep(
+def _load_sweep(
     request: SubmitRequest, catalog: Catalog, profile: Profile, *, gpus: int
 ) -> tuple[Sweep, Sweep]:
-    """Return the sweep that is asked for, and all of it where `--only` takes a part."""
+    """Return the sweep that is asked for, and the whole of it where `--only` takes a part."""
     root = request.data or os.environ.get(ROOT_VARIABLE)
     if root is None and isinstance(profile.data, str):
         root = profile.data
@@ -98,7 +153,7 @@ def load_requested_sweep(
 
 
 def _apply_profile(sweep: Sweep, profile: Profile, *, own_data: bool) -> Sweep:
-    """Complete a sweep by what its profile says of the site: where data are, and the image."""
+    """Complete a sweep by the profile of the site: where data are, and the image."""
     if isinstance(profile.data, dict) and not own_data:
         sweep = replace(sweep, data={**sweep.data, **profile.data})
     if profile.container.runtime == "none" or sweep.smoke_gpus is not None:
@@ -112,15 +167,17 @@ def _apply_profile(sweep: Sweep, profile: Profile, *, own_data: bool) -> Sweep:
 
 def refuse_conflicts(decisions: Sequence[Decision], *, force: bool) -> None:
     """Raise InputError where runs cannot be executed, or would replace other results."""
-    impossible = [each for each in decisions if each.action is Action.IMPOSSIBLE]
+    impossible = [decision for decision in decisions if decision.action is Action.IMPOSSIBLE]
     if impossible:
         raise InputError(
             f"{_list_decisions(impossible)}. Leave them out with --only, or see --dry-run; "
             "nothing was started"
         )
-    conflicts = [each for each in decisions if each.action is Action.CONFLICT]
+    conflicts = [decision for decision in decisions if decision.action is Action.CONFLICT]
     busy = [
-        each for each in conflicts if each.status and (each.status.state == "running" or each.status.queued)
+        conflict
+        for conflict in conflicts
+        if conflict.status and (conflict.status.state == "running" or conflict.status.queued)
     ]
     if busy and force:
         raise InputError(
@@ -134,47 +191,40 @@ def refuse_conflicts(decisions: Sequence[Decision], *, force: bool) -> None:
 
 
 def _list_decisions(decisions: Sequence[Decision]) -> str:
-    named = "; ".join(f"{each.key}: {each.reason}" for each in decisions[:MAX_LISTED])
+    named = "; ".join(f"{decision.key}: {decision.reason}" for decision in decisions[:MAX_LISTED])
     more = len(decisions) - MAX_LISTED
     return f"{named}; and {more} more" if more > 0 else named
 
 
-def print_notice(text: str) -> None:
-    """Print a notice on standard error."""
-    print(f"hpcbench: {text}", file=sys.stderr)
+def submit_pending(submission: Submission, jobs: PlannedJobs | None) -> list[str]:
+    """Start the planned jobs while no other submitter is at work; returns their ids.
 
-
-def submit_pending(
-    request: SubmitRequest,
-    sweep: Sweep,
-    whole: Sweep,
-    results: ResultsFolder,
-    decisions_now: Callable[[], list[Decision]],
-    execution: Executor,
-) -> list[str]:
-    """Decide again, with no other submitter at work, and submit; returns the ids of the jobs."""
+    Where another one was since the runs were decided, they are decided and planned again.
+    """
+    results, all_runs = submission.results, submission.all_runs
     results.path.mkdir(parents=True, exist_ok=True)
     with FileLock(results.submission_lock):
-        decisions = decisions_now()
-        refuse_conflicts(decisions, force=request.force)
-        for conflict in (each for each in decisions if each.action is Action.CONFLICT):
-            _set_aside_results(results, conflict)
-        to_do = [each.spec for each in decisions if each.action in (Action.RUN, Action.CONFLICT)]
-        text = dump_sweep(whole)
+        if _file_bytes(results.ledger) != submission.ledger_bytes:
+            submission = submission.decided()
+            jobs = submission.plan()
+        for decision in submission.decisions:
+            if decision.action is Action.CONFLICT:
+                _set_aside_results(results, decision)
+        text = dump_sweep(all_runs)
         if not results.sweep.exists() or results.sweep.read_text(encoding="utf-8") != text:
             write_atomically(results.sweep, text)
-        if not to_do:
+        if jobs is None:
             return []
-        shares = devices_sharing_cores(whole.runs)
-        for spec in to_do:
+        shares = devices_sharing_cores(all_runs.runs)
+        for spec in submission.to_do:
             stored = StoredRun(
                 spec=spec,
-                declared=sweep.declared.get(spec.run_id),
-                data=sweep.data.get(spec.dataset),
+                declared=submission.sweep.declared.get(spec.run_id),
+                data=submission.sweep.data.get(spec.dataset),
                 cores_shared_by=shares[spec.device],
             )
             stored.write(results.run(spec.name, spec.repeat))
-        return execution.start(results, to_do)
+        return jobs.start(results)
 
 
 def _set_aside_results(results: ResultsFolder, conflict: Decision) -> None:
@@ -186,17 +236,17 @@ def _set_aside_results(results: ResultsFolder, conflict: Decision) -> None:
         kept = kept.with_name(f"{kept.name}.again")
     kept.parent.mkdir(parents=True, exist_ok=True)
     results.run(name, repeat).path.rename(kept)
-    print_notice(f"{conflict.key}: its earlier results are now in {kept}")
+    logger.info("%s: its earlier results are now in %s", conflict.key, kept)
 
 
 def format_duration(seconds: float) -> str:
-    """Return a time that a person can take in."""
+    """Write a duration in the unit that suits it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-# Bytes of JSON lines and of logs as runs write them, rounded up; a test holds them against real runs.
+# Bytes of JSON lines and of logs as runs write them, rounded up; a test compares them with real runs.
 RUN_BYTES = 16_000  # specification, claim, rendezvous, log
 PROCESS_BYTES = 6_000  # its first record and its last, its log
 EPOCH_BYTES = 1_200  # the epoch, its evaluation, its checks
@@ -222,8 +272,8 @@ def _record_bytes(spec: RunSpec, catalog: Catalog) -> int:
     epochs = spec.epochs or (math.ceil(steps / per_epoch) if per_epoch else 0)
     # An epoch's end cuts a window short, and warm-up has windows of its own.
     windows = math.ceil(steps / spec.window_steps) + epochs + 2
-    of_process = PROCESS_BYTES + epochs * EPOCH_BYTES + windows * WINDOW_BYTES
-    return RUN_BYTES + spec.processes * of_process
+    process_bytes = PROCESS_BYTES + epochs * EPOCH_BYTES + windows * WINDOW_BYTES
+    return RUN_BYTES + spec.processes * process_bytes
 
 
 def _checkpoint_bytes(spec: RunSpec, catalog: Catalog) -> int:
@@ -248,7 +298,7 @@ FILES_PER_RUN = 3
 
 
 def describe_estimate(decisions: Sequence[Decision], to_do: Sequence[RunSpec], catalog: Catalog) -> str:
-    """Return one line: how many runs, how long at most, how long by experience, how much disk and files."""
+    """Return one line: number of runs, time by their limits and by earlier records, disk and files."""
     names = {spec.name for spec in to_do}
     longest_s = sum(spec.resources.time_s for spec in to_do)
     gpu_hours = gpu_hours_at_most(to_do)
@@ -282,11 +332,11 @@ def refuse_gpu_hours_above(limit: float | None, to_do: Sequence[RunSpec]) -> Non
 
 def _expected_duration(decisions: Sequence[Decision], to_do: Sequence[RunSpec]) -> str:
     """Project from the repeats that are done, and from earlier runs of the same name."""
-    took = defaultdict(list)
+    seconds = defaultdict(list)
     for decision in decisions:
         if decision.action is Action.DONE and decision.status and decision.status.wall_s:
-            took[decision.spec.name].append(decision.status.wall_s)
-    known = [mean(took[spec.name]) for spec in to_do if spec.name in took]
+            seconds[decision.spec.name].append(decision.status.wall_s)
+    known = [mean(seconds[spec.name]) for spec in to_do if spec.name in seconds]
     if not known:
         return "no earlier records to tell how long"
     missing = len(to_do) - len(known)

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from hpcbench.launch import root_cause
-from hpcbench.launch.containers.container_engines import ContainerError
 from hpcbench.launch.node_telemetry import NodeTelemetry
-from hpcbench.launch.rank_processes import LocalRanks, RankExit, RankSet, SupervisorInbox
+from hpcbench.launch.rank_processes import (
+    LocalRanks,
+    RankExit,
+    RankRuntime,
+    RankSet,
+    RankStartError,
+    SupervisorInbox,
+)
 from hpcbench.runs.claim import HEARTBEAT_S, Claim, Ending
 from hpcbench.runs.placement import Placement, locate_ranks, without_launcher_variables
 from hpcbench.sweep.run_spec import RunSpec
 
-
-def log_line(text: str) -> None:
-    """Note what happens, and when."""
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
-
+logger = logging.getLogger(__name__)
 
 # What is left of the five seconds in which the peers of a failed rank have to be gone, after the killing.
 GRACE_S = 4.0
@@ -35,8 +37,8 @@ THREAD_VARIABLES = (
 class Assignment:
     """A claimed attempt at a run, and what its ranks are given. `environment` is that of the submitter.
 
-    `cores` are those of the ranks that are bound to some, `node` is this supervisor's, `address` where rank 0
-    is found from here, `grace_s` what ranks that are told to stop get.
+    `runtime` starts the ranks of this node, `cores` are those of the ranks that are bound to some, `node` is
+    this supervisor's, `address` where rank 0 is found from here, `grace_s` the time that ranks have to stop.
     """
 
     spec: RunSpec
@@ -45,6 +47,7 @@ class Assignment:
     data: str | None
     warnings: list[str]
     environment: Mapping[str, str]
+    runtime: Callable[[], RankRuntime]
     cores: Mapping[int, list[int]] = field(default_factory=dict)
     node: int = 0
     address: str = "127.0.0.1"
@@ -55,14 +58,14 @@ class StopCause(Enum):
     """Why a run's ranks were ended."""
 
     RANK = "a rank ended without having finished"
-    STOP = "the supervisor was told to stop"
+    STOP = "the supervisor was asked to stop"
     TIME = "the time limit was reached"
-    SUPERSEDED = "somebody else has taken the run over"
+    SUPERSEDED = "another job has taken the run over"
 
 
 @dataclass
 class SupervisionState:
-    """What has happened so far. `killed` are ranks that did not end when they were told to.
+    """What has happened so far. `killed` are ranks that did not end when they were asked to.
 
     `refused` says why no rank could be started.
     """
@@ -75,7 +78,7 @@ class SupervisionState:
 
 
 def supervise(task: Assignment, inbox: SupervisorInbox, ranks: RankSet | None = None) -> Ending:
-    """Do an attempt at a run, from the start of its ranks to the note in its claim.
+    """Do an attempt at a run, from the start of its ranks to its ending in the claim.
 
     `ranks` are those of all nodes; without it, all are started here.
     """
@@ -86,44 +89,38 @@ def supervise(task: Assignment, inbox: SupervisorInbox, ranks: RankSet | None = 
             ranks.start(rank, rank_environment(task, rank), log)
         ranks.watch()
         course = _wait_for_ranks(task, ranks, inbox)
-    except ContainerError as error:
+    except RankStartError as error:
         course = SupervisionState(refused=str(error))
     finally:
         ranks.finish()
-    ending = root_cause.find_root_cause(
-        task.spec, task.claim, course.exits, course.killed, _decided_ending(task, course)
+    ending, event = root_cause.find_root_cause(
+        task.claim, course.exits, course.killed, _decided_ending(task, course)
     )
+    if event is not None:
+        ending = root_cause.record_ending(task.spec, task.claim, ending, event)
+    ending = replace(ending, time_ns=time.time_ns())
     _close_claim(task, ending)
     return ending
 
 
 def local_ranks(task: Assignment, report: Callable[[RankExit], None]) -> LocalRanks:
-    """Return who starts ranks on this node, in containers where the run has an image."""
+    """Return what starts ranks on this node."""
     claim = task.claim
     record = claim.folder.supervisor_events(claim.attempt, task.node)
-    watch = NodeTelemetry(task.spec, record, claim.attempt, claim.folder.path, task.environment)
-    if task.spec.container.runtime == "none":
-        return LocalRanks(report, observer=watch)
-    # Only here: it needs numpy and more, which a run without an image need not wait for.
-    from hpcbench.launch.containers.rank_containers import prepare_containers
-
-    return LocalRanks(
-        report,
-        lambda: prepare_containers(task.spec, claim.folder.path, task.data, task.environment),
-        watch,
-    )
+    telemetry = NodeTelemetry(task.spec, record, claim.attempt, claim.folder.path, task.environment)
+    return LocalRanks(report, task.runtime, telemetry)
 
 
 def rank_environment(task: Assignment, rank: int) -> dict[str, str]:
-    """Return the submitter's environment, without other launchers' words, with the rank's place."""
-    seat = locate_ranks(task.spec)[rank]
-    place = Placement(
+    """Return the submitter's environment, without other launchers' variables, with the rank's placement."""
+    location = locate_ranks(task.spec)[rank]
+    placement = Placement(
         run_folder=str(task.claim.folder.path),
         attempt=task.claim.attempt,
         rank=rank,
         processes=task.spec.processes,
-        local_rank=seat.local_rank,
-        node=seat.node,
+        local_rank=location.local_rank,
+        node=location.node,
         nodes=task.spec.resources.nodes,
         address="127.0.0.1" if rank == 0 else task.address,
         threads=task.threads,
@@ -135,13 +132,13 @@ def rank_environment(task: Assignment, rank: int) -> dict[str, str]:
     return {
         **without_launcher_variables(task.environment),
         **thread_environment(task.threads),
-        "PYTHONUNBUFFERED": "1",  # the last words of a rank that is killed have to be in its log
-        **place.to_environment(),
+        "PYTHONUNBUFFERED": "1",  # what a killed rank printed last has to be in its log
+        **placement.to_environment(),
     }
 
 
 def thread_environment(threads: int) -> dict[str, str]:
-    """Return what tells the numeric libraries how many threads they may use."""
+    """Return the variables by which the numeric libraries are limited to so many threads."""
     return dict.fromkeys(THREAD_VARIABLES, str(threads))
 
 
@@ -150,18 +147,18 @@ def _wait_for_ranks(task: Assignment, ranks: RankSet, inbox: SupervisorInbox) ->
     course = SupervisionState()
     deadline = time.monotonic() + task.spec.resources.time_s
     while len(course.exits) < task.spec.processes:
-        message = inbox.next(min(HEARTBEAT_S, deadline - time.monotonic()))
-        task.claim.beat()
+        message = inbox.next_message(min(HEARTBEAT_S, deadline - time.monotonic()))
+        task.claim.heartbeat()
         if isinstance(message, RankExit):
             course.exits[message.rank] = message
         cause = _stop_cause(task, message, deadline)
         if course.cause is None and cause is not None:
             course.cause = cause
             course.stopped_by = message if isinstance(message, signal.Signals) else None
-            ranks.tell(_living_ranks(task, course), signal.SIGTERM)
+            ranks.send_signal(_living_ranks(task, course), signal.SIGTERM)
             deadline = time.monotonic() + (task.grace_s if cause is StopCause.STOP else GRACE_S)
         elif cause in (StopCause.TIME, StopCause.STOP, StopCause.SUPERSEDED):
-            # They had their chance, or somebody asks for the second time.
+            # They had their time, or the request has come for the second time.
             course.killed |= frozenset(_living_ranks(task, course))
             ranks.kill()
             deadline = time.monotonic() + GRACE_S
@@ -175,7 +172,7 @@ def _stop_cause(
         return None if root_cause.has_finished(task.claim, message) else StopCause.RANK
     if message is not None:
         return StopCause.STOP
-    if task.claim.superseded():
+    if task.claim.is_superseded():
         return StopCause.SUPERSEDED
     return StopCause.TIME if time.monotonic() >= deadline else None
 
@@ -202,8 +199,8 @@ def _decided_ending(task: Assignment, course: SupervisionState) -> Ending | None
 
 def _close_claim(task: Assignment, ending: Ending) -> None:
     try:
-        task.claim.close(ending)
+        task.claim.finish(ending)
     except OSError as error:
-        # Nothing can be written any more: whoever reads what the job prints is told, and `status` finds the
-        # owner dead or the records unfinished.
-        print(f"{task.spec.name}: {ending.reason}; its end could not be noted: {error}", file=sys.stderr)
+        # Nothing can be written any more, except to the job's log; `status` finds the owner dead or the
+        # records unfinished.
+        logger.error("%s: %s; its end could not be recorded: %s", task.spec.name, ending.reason, error)

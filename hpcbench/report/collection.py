@@ -15,7 +15,7 @@ from hpcbench.analysis.digest_reading import garbage_collection_off
 from hpcbench.analysis.limit_analysis import compare_with_predictions
 from hpcbench.analysis.ranking import check_rank_by, values_by_block
 from hpcbench.analysis.result_rows import plain_rows
-from hpcbench.analysis.results_loading import LoadedResults, load_results, read_groups, require_results_folder
+from hpcbench.analysis.results_loading import LoadedResults, load_results, read_groups
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.audit.audit_findings import Finding
 from hpcbench.audit.evidence import collect_evidence
@@ -40,7 +40,7 @@ from hpcbench.report.statistics_tables import scene_statistics, statistics_csv
 from hpcbench.report.study_tables import study_tables
 from hpcbench.report.words import Words
 from hpcbench.runs.record_writer import write_atomically
-from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.runs.results_folder import ResultsFolder, open_results_folder
 from hpcbench.sweep.run_spec import Group
 
 
@@ -73,7 +73,7 @@ def collect_results(
         raise input_error("no results folder to collect", allowed="one or more of results/<sweep>")
     check_rank_by(rank_by)
     spoken = words_of_language(lang)
-    sources = [require_results_folder(path) for path in folders]
+    sources = [open_results_folder(path) for path in folders]
     with report_folder(sources[-1].report) as report, garbage_collection_off():
         loaded = load_results(folders, blocks=MODEL_BLOCKS, cache=read_digest_cache(report))
         reached = compare_with_predictions(loaded)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpcbench.analysis.results_loading import load_results, read_groups, require_results_folder
+from hpcbench.analysis.results_loading import load_results, read_groups
 from hpcbench.audit.audit_findings import Finding
 from hpcbench.audit.evidence import collect_evidence
 from hpcbench.audit.judge import audit_table, rank_audited, sort_findings
@@ -13,12 +13,13 @@ from hpcbench.audit.tables.foreign_table import StatedFacts, read_tables
 from hpcbench.audit.tables.table_headers import SELECTABLE_FIELDS
 from hpcbench.catalog import MODEL_BLOCKS
 from hpcbench.errors import input_error
+from hpcbench.runs.results_folder import open_results_folder
 from hpcbench.sweep.run_spec import Group
 
 
 def audit_results(folder: Path) -> tuple[list[Finding], list[str]]:
     """Judge a results folder; returns findings and what was wrong with the records themselves."""
-    groups: Sequence[Group] = read_groups(require_results_folder(folder).sweep)
+    groups: Sequence[Group] = read_groups(open_results_folder(folder).sweep)
     loaded = load_results([folder], blocks=MODEL_BLOCKS)
     _, findings = rank_audited(loaded.runs, collect_evidence(loaded, groups), rank_by="throughput_samples_s")
     return findings, loaded.problems

@@ -8,8 +8,10 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pydantic import TypeAdapter
 
 from hpcbench.errors import HpcbenchError
 from hpcbench.runs.process_identity import ProcessIdentity
@@ -20,19 +22,22 @@ from hpcbench.sweep.run_spec import RunSpec
 CLAIM_BYTES = 4096
 REASON_CHARACTERS = 800
 HEARTBEAT_S = 10.0
-# An owner that can't be asked (another machine) counts as silent after so long without a heartbeat.
+# An owner on another machine counts as silent after so long without a heartbeat.
 SILENT_AFTER_S = 120.0
 
 
 class AlreadyClaimedError(HpcbenchError):
-    """Somebody else has the run, or may have it."""
+    """Another process has the run, or may have it."""
+
+
+EndingState = Literal["finished", "failed", "interrupted", "lost"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ending:
-    """How an attempt ended, as its owner saw it: `state` is finished, failed, interrupted."""
+    """How an attempt ended, as its owner saw it; lost: the claim itself can't be read."""
 
-    state: str
+    state: EndingState
     reason: str = ""
     time_ns: int = 0
 
@@ -55,50 +60,42 @@ class Claim:
     restart: int = 0
     nodes: tuple[str, ...] = ()
 
-    def superseded(self) -> bool:
+    def is_superseded(self) -> bool:
         """Return whether there is a newer attempt: then this one was given up as dead, and must not go on."""
         return self.folder.claim(self.attempt + 1).exists()
 
-    def beat(self) -> None:
-        """Show that the owner lives, to those who can't look at its processes."""
+    def heartbeat(self) -> None:
+        """Show that the owner lives, on machines that can't look at its processes."""
         os.utime(self.folder.claim(self.attempt))
 
-    def close(self, ending: Ending) -> None:
-        """Note that the attempt is over. Raises OSError where not even that can be written."""
-        page = _padded_json(self._to_json() | {"ending": vars(ending)})
+    def finish(self, ending: Ending) -> None:
+        """Record that the attempt is over. Raises OSError where not even that can be written."""
+        page = _page(replace(self, ending=ending))
         with self.folder.claim(self.attempt).open("r+b") as file:
             file.write(page)
             file.flush()
             os.fsync(file.fileno())
 
     def owner_alive(self) -> bool | None:
-        """Return whether the attempt is still being worked at; None where that can't be known from here."""
+        """Return whether the attempt is still being worked on; None where that can't be known from here."""
         return False if self.ending else self.owner.alive()
 
-    def silent_s(self) -> float:
+    def heartbeat_age_s(self) -> float:
         """Return the seconds since the last heartbeat."""
         return time.time() - self.folder.claim(self.attempt).stat().st_mtime
 
-    def _to_json(self) -> dict[str, Any]:
-        return {
-            "attempt": self.attempt,
-            "run_id": self.run_id,
-            "job_id": self.job_id,
-            "owner": self.owner.to_json(),
-            "time_ns": self.time_ns,
-            "ending": None,
-            "restart": self.restart,
-            "nodes": self.nodes,
-        }
+
+CLAIM_JSON = TypeAdapter(Claim)
 
 
-def _padded_json(values: dict[str, Any]) -> bytes:
-    ending = values["ending"]
-    if ending:
-        ending = ending | {"reason": ending["reason"][:REASON_CHARACTERS]}
-    text = json.dumps(values | {"ending": ending}).encode()
+def _page(claim: Claim) -> bytes:
+    """Return what a claim's file holds: JSON, padded so that the ending has room and is written at once."""
+    if claim.ending:
+        short = replace(claim.ending, reason=claim.ending.reason[:REASON_CHARACTERS])
+        claim = replace(claim, ending=short)
+    text = CLAIM_JSON.dump_json(claim, exclude={"folder"})
     if len(text) >= CLAIM_BYTES:  # a job of hundreds of nodes
-        text = json.dumps(values | {"ending": ending, "nodes": values["nodes"][:1]}).encode()
+        text = CLAIM_JSON.dump_json(replace(claim, nodes=claim.nodes[:1]), exclude={"folder"})
     assert len(text) < CLAIM_BYTES, "a claim fits its page"
     return text.ljust(CLAIM_BYTES - 1) + b"\n"
 
@@ -110,23 +107,16 @@ def latest_claim(folder: RunFolder) -> Claim | None:
 
 
 def read_claim(folder: RunFolder, attempt: int) -> Claim:
-    """Read a claim. One that was cut off while being created names nobody, so nobody is alive behind it."""
+    """Read a claim. One that was cut off while being created has no owner, so it is lost."""
     try:
         values = json.loads(folder.claim(attempt).read_bytes())
     except ValueError:
-        nobody = ProcessIdentity(host="", boot_id="", namespace="", pid=0, start_ticks=0)
+        no_process = ProcessIdentity(host="", boot_id="", namespace="", pid=0, start_ticks=0)
         ended = Ending(state="lost", reason="its claim was cut off")
         return Claim(
-            folder=folder, attempt=attempt, run_id="", job_id="", owner=nobody, time_ns=0, ending=ended
+            folder=folder, attempt=attempt, run_id="", job_id="", owner=no_process, time_ns=0, ending=ended
         )
-    owner, ending, nodes = values.pop("owner"), values.pop("ending"), values.pop("nodes", ())
-    return Claim(
-        folder=folder,
-        owner=ProcessIdentity(**owner),
-        ending=Ending(**ending) if ending else None,
-        nodes=tuple(nodes),
-        **values,
-    )
+    return CLAIM_JSON.validate_python(values | {"folder": folder})
 
 
 def claim_next(
@@ -164,10 +154,10 @@ def claim_next(
         nodes=tuple(nodes),
     )
     folder.path.mkdir(parents=True, exist_ok=True)
-    # Written aside and linked into place: a claim is there whole or not at all, also over NFS.
+    # Written aside and linked into place: a claim is complete or absent, also over NFS.
     draft = folder.path / f".claim.{os.uname().nodename}.{os.getpid()}"
     try:
-        draft.write_bytes(_padded_json(claim._to_json()))
+        draft.write_bytes(_page(claim))
         os.link(draft, folder.claim(claim.attempt))
     except FileExistsError as error:
         raise AlreadyClaimedError("another job has just claimed it") from error
@@ -182,8 +172,8 @@ def _raise_if_owned(claim: Claim, silent: bool, is_over: Callable[[str], bool | 
         return
     if alive:
         raise AlreadyClaimedError(f"it is running in job {claim.job_id} (process {claim.owner.pid})")
-    if alive is None and not (silent and claim.silent_s() > SILENT_AFTER_S):
+    if alive is None and not (silent and claim.heartbeat_age_s() > SILENT_AFTER_S):
         raise AlreadyClaimedError(
             f"attempt {claim.attempt} belongs to a process of {claim.owner.host}, which can't be asked from "
-            f"here (last sign of life {claim.silent_s():.0f} s ago). If it is dead: hpcbench retry --lost"
+            f"here (last heartbeat {claim.heartbeat_age_s():.0f} s ago). If it is dead: hpcbench retry --lost"
         )

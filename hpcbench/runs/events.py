@@ -24,7 +24,7 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted(Event):
-    """A process has joined its run: what it was told to do, and where it finds itself.
+    """A process has joined its run: what it has to do, and where it runs.
 
     `spec` is the effective run, `declared` the one of the sweep file where `--smoke` scaled it down.
     `process_start_ns` is when the supervisor started the process (Unix time).
@@ -106,7 +106,7 @@ class Updates(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ExchangeAblation(Event):
-    """Steps with and without the exchange, in turn, on a copy of the state with the same inputs (rule 7)."""
+    """Steps with and without the exchange, in turn, on a copy of the state (docs/methodology.md, M7)."""
 
     epoch: int
     with_exchange_s: list[float]  # one entry a step of this rank; with local steps, the mean of a round
@@ -189,7 +189,7 @@ class Checkpoint(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Interrupted(Event):
-    """The run was told to stop and did."""
+    """The run was asked to stop and did."""
 
     reason: str
     signal: str | None = None

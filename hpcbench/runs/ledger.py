@@ -5,7 +5,6 @@ and the ids of jobs and runs in both.
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import platform
 import secrets
@@ -16,6 +15,7 @@ from typing import Any, ClassVar
 
 import jsonlines
 from filelock import FileLock
+from pydantic import TypeAdapter
 
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.results_folder import JobFolder, ResultsFolder
@@ -32,7 +32,7 @@ class LedgerEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class JobSubmitted(LedgerEntry):
-    """A job was handed to an executor. `runs` are `name/rK`; `host` and `pid` say who asked.
+    """A job was handed to an executor. `runs` are `name/rK`; `host` and `pid` are those of the submitter.
 
     `name` is what the scheduler knows the job by; in an `array` each run is a job of its own there.
     """
@@ -73,7 +73,7 @@ class JobRequeued(LedgerEntry):
 
 @dataclass(frozen=True, kw_only=True)
 class JobCancelled(LedgerEntry):
-    """Somebody cancelled a job."""
+    """A user cancelled a job."""
 
     kind: ClassVar[str] = "cancelled"
     job_id: str
@@ -87,7 +87,7 @@ ENTRY_KINDS: dict[str, type[LedgerEntry]] = {
 
 
 def append_entry(path: Path, entry: LedgerEntry) -> None:
-    """Add a line, whole, and wait until it is on disk."""
+    """Add a line, and wait until it is on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line: dict[str, Any] = {
         "event": entry.kind,
@@ -107,8 +107,8 @@ def read_ledger(path: Path) -> list[tuple[int, LedgerEntry]]:
     entries: list[tuple[int, LedgerEntry]] = []
     if not path.exists():
         return entries
-    whole = path.read_bytes().rpartition(b"\n")[0]
-    for line in jsonlines.Reader(whole.splitlines()):
+    complete = path.read_bytes().rpartition(b"\n")[0]
+    for line in jsonlines.Reader(complete.splitlines()):
         cls = ENTRY_KINDS[line.pop("event")]
         del line["schema"]
         entries.append((line.pop("time_ns"), cls(**line)))
@@ -123,7 +123,7 @@ class JobPlan:
     `presume_silent_dead` lets the job take over from owners on other machines that show no sign of life.
     What follows it is for jobs of Slurm: their unique `name` there, whether each run is an element of an
     `array`, on how many `nodes` they are done together, how often they may go back into the queue, and how
-    long before the end of their time they are told.
+    long before the end of their time they are signalled.
     """
 
     job_id: str
@@ -146,17 +146,19 @@ class JobPlan:
 
     def write(self) -> None:
         """Write the plan into the job's folder."""
-        write_atomically(self.folder.plan, json.dumps(asdict(self), indent=1))
+        write_atomically(self.folder.plan, PLAN_JSON.dump_json(self, indent=1).decode())
+
+
+PLAN_JSON = TypeAdapter(JobPlan)
 
 
 def read_plan(path: Path) -> JobPlan:
     """Read a plan back."""
-    values = json.loads(path.read_text())
-    return JobPlan(**values | {"runs": tuple((name, repeat) for name, repeat in values["runs"])})
+    return PLAN_JSON.validate_json(path.read_bytes())
 
 
 def new_job_id() -> str:
-    """Return a job id that sorts by time and that nobody else has."""
+    """Return a unique job id that sorts by time."""
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 

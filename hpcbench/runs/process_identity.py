@@ -9,7 +9,7 @@ import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from hpcbench.runs.record_writer import write_atomically
 
@@ -47,7 +47,7 @@ class ProcessIdentity:
         return cls.of(os.getpid())
 
     def alive(self) -> bool | None:
-        """Return whether it lives; None where nobody here knows (another machine or container)."""
+        """Return whether it lives; None where that is not known here (another machine or container)."""
         if self.host != this_host():
             return None
         if self.boot_id != _boot_id():
@@ -55,10 +55,6 @@ class ProcessIdentity:
         if self.namespace != _pid_namespace():
             return None
         return _start_ticks(self.pid) == self.start_ticks
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values; `ProcessIdentity(**values)` is the inverse."""
-        return asdict(self)
 
 
 def _boot_id() -> str:
@@ -87,7 +83,7 @@ def this_host() -> str:
 def write_identity(path: Path, pid: int | None = None) -> None:
     """Note which process this is, or which has the number `pid`."""
     identity = ProcessIdentity.of(os.getpid() if pid is None else pid)
-    write_atomically(path, json.dumps(identity.to_json()))
+    write_atomically(path, json.dumps(asdict(identity)))
 
 
 def read_identity(path: Path) -> ProcessIdentity | None:

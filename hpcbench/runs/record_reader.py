@@ -69,7 +69,7 @@ def _numbered_lines(path: Path) -> Iterator[tuple[int, JsonLine, bool]]:
             except jsonlines.InvalidLineError as error:
                 raise RecordError(
                     f"{path}:{error.lineno}: this line is no record ({str(error).splitlines()[0]}). "
-                    "Lines before and after it may be fine: set the file aside, or mend the line by hand"
+                    "Lines before and after it may be fine: set the file aside, or correct the line by hand"
                 ) from error
     if tail:
         yield number, {}, True

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpcbench.errors import InputError
+
 KEPT_CHECKPOINTS = 2  # of a run: the one before the newest may still be read by another attempt
 
 
@@ -20,7 +22,7 @@ class RunFolder:
 
     @property
     def spec(self) -> Path:
-        """The run as resolved: `{"run_id", "spec", "declared"}`."""
+        """The run as resolved: `{"run_id", "spec", "declared", "data", "cores_shared_by"}`."""
         return self.path / "spec.json"
 
     @property
@@ -55,7 +57,7 @@ class RunFolder:
         return self.path / f"claim.a{attempt}.json"
 
     def rendezvous(self, attempt: int) -> Path:
-        """Return the file in which rank 0 says where the others find it."""
+        """Return the file with the address of rank 0."""
         return self.path / f"rendezvous.a{attempt}.json"
 
     @property
@@ -89,7 +91,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class EventFile:
-    """A record file and what its name says."""
+    """A record file, and the parts of its name."""
 
     path: Path
     attempt: int
@@ -143,8 +145,8 @@ class JobFolder:
         """What a job of the scheduler prints, one file a node."""
         return self.path / "log"
 
-    def meeting(self, part: str) -> Path:
-        """Return the file in which the first node of a job says where the others find it."""
+    def rendezvous(self, part: str) -> Path:
+        """Return the file with the address of the first node of a job."""
         return self.path / f"meeting.{part}.json"
 
 
@@ -194,7 +196,7 @@ class ResultsFolder:
 
     @property
     def submission_lock(self) -> Path:
-        """Held while somebody looks at what is to be done and submits it."""
+        """Held while a submitter decides what is to be done and submits it."""
         return self.path / ".submit.lock"
 
     def job(self, job_id: str) -> JobFolder:
@@ -216,4 +218,21 @@ class ResultsFolder:
         return sorted(found, key=lambda item: item[:2])
 
 
+def open_results_folder(path: Path) -> ResultsFolder:
+    """Return the results folder of a sweep; raises InputError for a folder that is none."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such results folder")
+    if _holds_results(path):
+        return ResultsFolder(path)
+    inside = sorted(folder for folder in path.iterdir() if _holds_results(folder))
+    hint = f". Did you mean {inside[0]}?" if inside else ""
+    raise InputError(f"{path}: this is no results folder: it has neither sweep.yaml nor runs{hint}")
+
+
+def _holds_results(path: Path) -> bool:
+    return any((path / name).exists() for name in ("sweep.yaml", "ledger.jsonl", "runs"))
+
+
 FIRST_NODE = 0
+# Checkpoints of a run; the one before the newest stays for an attempt that reads it at this moment.
+KEPT_CHECKPOINTS = 2

@@ -134,7 +134,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
         return done.stdout.strip() if done.returncode == 0 else None
 
     commit = git("rev-parse", "HEAD")
-    # An installed copy may lie inside somebody else's checkout: only a tracked file makes it ours.
+    # An installed copy may lie inside a checkout of something else: only a tracked file makes it ours.
     if commit is None or git("ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     return {"commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}

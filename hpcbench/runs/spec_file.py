@@ -17,7 +17,7 @@ class StoredRun:
     """A run in its folder.
 
     `declared` is the run of the sweep file where `--smoke` scaled it down, `data` where its data set is, and
-    `cores_shared_by` among how many devices the cores of a machine are split (`admission.cores_shared_by`).
+    `cores_shared_by` among how many devices the cores of a machine are split.
     """
 
     spec: RunSpec
@@ -26,7 +26,7 @@ class StoredRun:
     cores_shared_by: int = 1
 
     def write(self, folder: RunFolder) -> None:
-        """Write it, whole; a file that says the same already is left alone."""
+        """Write it; a file that is the same already is not touched."""
         text = json.dumps(self._to_json(), indent=1)
         if not folder.spec.exists() or folder.spec.read_text() != text:
             write_atomically(folder.spec, text)

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -314,3 +315,14 @@ class Sweep:
     declared: dict[str, RunSpec] = field(default_factory=dict)  # --smoke: run id -> as the file has it
     smoke_gpus: int | None = None  # --smoke: GPUs of the machine that it was scaled down to
     pack: bool | int = True  # Slurm: one allocation per resource class, N of them, or (False) one a run
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of nested maps by dotted path."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

@@ -87,7 +87,7 @@ def test_version_and_no_verb(lab: Lab) -> None:
 
 @pytest.mark.parametrize("door", ["submit", "run", "collect", "status"])
 def test_doors(lab: Lab, door: str) -> None:
-    """`python -m hpcbench.VERB` is `hpcbench VERB`."""
+    """`python -m hpcbench.COMMAND` is `hpcbench COMMAND`."""
     done = subprocess.run(
         [sys.executable, "-m", f"hpcbench.{door}", "--help"],
         env=lab.environment,
@@ -101,7 +101,7 @@ def test_doors(lab: Lab, door: str) -> None:
 @pytest.mark.parametrize("verb", ["status", "cancel", "retry", "clean"])
 def test_a_folder_without_results(lab: Lab, verb: str) -> None:
     """A verb for results says what is wrong with a folder that holds none, and where they may be."""
-    assert "no such folder" in lab.run(verb, lab.folder / "nowhere").stderr
+    assert "no such results folder" in lab.run(verb, lab.folder / "nowhere").stderr
     (lab.folder / "results/sweep").mkdir(parents=True)
     (lab.folder / "results/sweep/ledger.jsonl").touch()
     done = lab.run(verb, "results")
@@ -306,3 +306,16 @@ def test_a_smoke_run_keeps_what_was_declared(lab: Lab, tmp_path: Path) -> None:
     stored = json.loads(lab.results().run("a", 0).spec.read_text())
     assert (stored["declared"]["batch_size"], stored["spec"]["batch_size"]) == (64, 2)
     assert stored["spec"]["smoke"] and list(lab.states()) == ["a/r0"]
+
+
+def test_quiet_and_verbose(lab: Lab) -> None:
+    """`-q` leaves warnings, errors and what was asked for; a script sees nothing else on standard error."""
+    sweep = lab.sweep({"name": "a"})
+    done = lab.run("submit", sweep, "--results", "results", "--detach", "-q")
+    assert done.stdout.startswith("job ") and done.stderr == ""
+    lab.settled()
+    usual = lab.run("submit", sweep, "--results", "results", "--detach")
+    assert usual.stderr.splitlines() == ["hpcbench: 1 runs: 1 done already", "hpcbench: nothing to do"]
+    wrong = lab.run("status", "-q", "results")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("hpcbench: results: this is no results folder")
+    assert lab.run("status", "-q", "-v", "results").returncode == 2

@@ -26,5 +26,4 @@ export NCCL_IB_HCA='^mlx5'
 module load cuda
 
 # command
-export SUBMITIT_EXECUTOR=slurm
 srun --unbuffered --output /r/log/%j_%t_log.out --cpu-bind=none --kill-on-bad-exit=1 python x

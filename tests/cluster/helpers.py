@@ -14,11 +14,12 @@ from typing import Any
 import psutil
 import yaml
 
-from hpcbench.launch.jobs import read_jobs
-from hpcbench.launch.run_status import RunStatus, read_status
+from hpcbench.launch.slurm.slurm_client import SlurmSnapshot
 from hpcbench.runs import ledger
+from hpcbench.runs.jobs import read_jobs
 from hpcbench.runs.placement import PLACEMENT_VARIABLE
 from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.runs.run_status import RunStatus, read_status
 from hpcbench.sweep.run_spec import Resources, RunSpec
 
 HPCBENCH = (sys.executable, "-m", "hpcbench")
@@ -104,14 +105,14 @@ class Lab:
 
         def over() -> bool:
             busy = any(run.queued or run.state == "running" for run in self.states(name).values())
-            return not busy and not any(job.alive() for job in read_jobs(self.results(name)))
+            return not busy and not any(job.alive() for job in read_jobs(self.results(name), SlurmSnapshot))
 
         eventually(over, within_s=60)
         return self.states(name)
 
     def states(self, name: str = "sweep") -> dict[str, RunStatus]:
         """Return the status of every run of a sweep, by run and repeat."""
-        return {run.key: run for run in read_status(self.results(name))}
+        return {run.key: run for run in read_status(self.results(name), SlurmSnapshot)}
 
     def steps_done(self, name: str = "sweep") -> bool:
         """Return whether a run of a sweep is running and has done steps."""

@@ -72,7 +72,7 @@ def test_a_living_owner_keeps_its_run(tmp_path: Path) -> None:
 def test_after_a_failed_attempt_comes_the_next(tmp_path: Path) -> None:
     """An attempt that its owner has closed makes room for the next, and the note survives."""
     folder = RunFolder(tmp_path)
-    claim_next(folder, noop(), "job").close(Ending(state="failed", reason="r" * 10_000, time_ns=5))
+    claim_next(folder, noop(), "job").finish(Ending(state="failed", reason="r" * 10_000, time_ns=5))
     closed = latest_claim(folder)
     assert closed is not None and closed.ending is not None
     assert closed.ending.state == "failed" and closed.ending.reason.startswith("rrr")
@@ -84,13 +84,13 @@ def test_a_done_run_can_not_be_claimed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     claim = claim_next(folder, noop(), "job")
     finish(folder, 1, 0)
-    claim.close(Ending(state="failed"))
+    claim.finish(Ending(state="failed"))
     assert claim_next(folder, noop(), "job").attempt == 2  # rank 1 has not finished
     finish(folder, 2, 0)
     finish(folder, 2, 1)
     second = latest_claim(folder)
     assert second is not None
-    second.close(Ending(state="failed"))
+    second.finish(Ending(state="failed"))
     with pytest.raises(AlreadyClaimedError, match="done"):
         claim_next(folder, noop(), "job")
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from hpcbench.catalog import CATALOG
+from hpcbench.launch.submission import SubmitRequest, load_submission, submit_pending
 from hpcbench.runs.claim import latest_claim
 from hpcbench.runs.events import RunStarted
 from hpcbench.runs.placement import PLACEMENT_VARIABLE
@@ -131,7 +133,7 @@ def test_a_hanging_rank(lab: Lab) -> None:
 
 
 def test_a_killed_job_is_lost_and_can_be_retried(lab: Lab) -> None:
-    """A job that dies without a word takes its ranks along; its runs are lost, until they are retried."""
+    """A job that ends without a record takes its ranks along; its runs are lost, until they are retried."""
     sweep = lab.sweep({"name": "a", "steps": 300}, {"name": "b"})
     lab.run("submit", sweep, "--results", "results", "--detach")
     eventually(lab.steps_done)
@@ -140,7 +142,7 @@ def test_a_killed_job_is_lost_and_can_be_retried(lab: Lab) -> None:
     os.kill(claim.owner.pid, signal.SIGKILL)
     eventually(lambda: not lab.leftovers(), within_s=3)
     states = lab.settled()
-    assert states["a/r0"].state == "lost" and "died without a word" in states["a/r0"].reason
+    assert states["a/r0"].state == "lost" and "ended without a record" in states["a/r0"].reason
     assert states["b/r0"].state == "lost" and "before it came" in states["b/r0"].reason
     assert "no run" in lab.run("retry", lab.results().path, "--failed").stderr
     assert lab.run("retry", lab.results().path, "--lost", "--detach").returncode == 0
@@ -238,3 +240,16 @@ def test_repeats_are_interleaved(lab: Lab) -> None:
     """The runs of a submission are done in the sweep's order: A B A B, never A A B B."""
     lab.submit(lab.sweep({"name": "a", "ranks": 1}, {"name": "b", "ranks": 1}, repeats=2))
     assert lab.attempts() == ["a/r0", "b/r0", "a/r1", "b/r1"]
+
+
+def test_a_submission_is_decided_again_after_another_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two submissions that were decided at the same time, the second starts nothing that the first has."""
+    for name in ("HPCBENCH_QUEUE_DIR", "HPCBENCH_EXECUTOR"):
+        monkeypatch.setenv(name, lab.environment[name])
+    request = SubmitRequest(files=(lab.sweep({"name": "a"}),), results=lab.folder / "results")
+    first, second = load_submission(request, CATALOG), load_submission(request, CATALOG)
+    assert first.to_do and second.to_do
+    jobs = second.plan()
+    assert len(submit_pending(first, first.plan())) == 1
+    assert submit_pending(second, jobs) == []
+    assert lab.settled()["a/r0"].state == "done" and lab.attempts() == ["a/r0"]

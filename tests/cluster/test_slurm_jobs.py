@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hpcbench.errors import InputError
-from hpcbench.launch.executors import ExecutorChoice, choose_executor
+from hpcbench.errors import HpcbenchError, InputError
+from hpcbench.launch.executors import ExecutorChoice, choose_executor, last_executor
 from hpcbench.launch.machine_resources import Machine
 from hpcbench.launch.rank_processes import SupervisorInbox
 from hpcbench.launch.slurm.batch_script import TEMPLATES, allocate, batch_script_for, check_against, template
 from hpcbench.launch.slurm.peers import NodesMissingError, PeerMessage, PeerServer, connect_to_first_node
 from hpcbench.launch.slurm.slurm_node import SlurmTask
 from hpcbench.launch.slurm.slurm_profile import Profile
+from hpcbench.launch.slurm.slurm_submission import SlurmExecutor, SlurmJobs
 from hpcbench.runs.placement import locate_ranks, ranks_on_node
-from hpcbench.sweep.run_spec import Resources, RunSpec
-from tests.cluster.helpers import eventually, noop
+from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.sweep.run_spec import Container, Resources, RunSpec
+from tests.cluster.helpers import Lab, eventually, noop
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +69,7 @@ def test_how_runs_are_packed(pack: bool | int, sizes: list[int]) -> None:
         spec.name for spec in runs if pack is False
     ]
     for job in jobs if pack is False else []:
-        script = batch_script_for(job, Profile(), name="x", folder=Path("/x"), command="y", parallel=2).script
+        script = batch_script_for(job, Profile(), name="x", folder=Path("/x"), command="y", parallel=2).text
         assert f"--array=0-{len(job.runs) - 1}%{min(2, len(job.runs))}" in script
 
 
@@ -81,7 +87,7 @@ def test_the_exact_script() -> None:
         setup=("module load cuda",), env={"NCCL_IB_HCA": "^mlx5"},
     )  # fmt: skip
     (job,) = allocate([on_gpus("a")], profile, True, longest_s=None, largest_array=9)
-    text = batch_script_for(job, profile, name="sweep-1", folder=Path("/r/log"), command="python x").script
+    text = batch_script_for(job, profile, name="sweep-1", folder=Path("/r/log"), command="python x").text
     assert text == (ROOT / "tests/cluster/expected_submission.sh").read_text()
 
 
@@ -103,9 +109,9 @@ def test_ranks_fill_nodes_in_blocks_and_servers_come_after_them() -> None:
 def test_an_array_of_somebody_else_is_not_ours() -> None:
     """A job knows itself by Slurm's variables; an element of an array by array and index."""
     variables = {"SLURM_JOB_ID": "9", "SLURM_JOB_NODELIST": "n1", "SLURM_RESTART_COUNT": "2"}
-    here = SlurmTask.find(variables)
+    here = SlurmTask.from_environment(variables)
     assert (here.slurm_id, here.index, here.names, here.restart) == ("9", None, ("n1",), 2)
-    element = SlurmTask.find(variables | {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"})
+    element = SlurmTask.from_environment(variables | {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"})
     assert (element.slurm_id, element.index) == ("7_3", 3)
 
 
@@ -113,14 +119,12 @@ def test_supervisors_meet_and_part(tmp_path: Path) -> None:
     """A node finds the first one through the meeting file, is heard, and its end is noticed at once."""
     heard: list[tuple[int, PeerMessage | None]] = []
     post = PeerServer(tmp_path / "meeting.json", ["localhost", "other"])
-    import threading
-
     wires = []
     thread = threading.Thread(
         target=lambda: wires.append(connect_to_first_node(tmp_path / "meeting.json", 1, 10))
     )
     thread.start()
-    post.gather(lambda node, message: heard.append((node, message)), 10)
+    post.accept_all(lambda node, message: heard.append((node, message)), 10)
     thread.join()
     (wire,) = wires
     assert not (tmp_path / "meeting.json").exists(), "nobody else can come"
@@ -132,20 +136,18 @@ def test_supervisors_meet_and_part(tmp_path: Path) -> None:
 
 def test_nodes_that_do_not_come_are_named(tmp_path: Path) -> None:
     """Both sides say whom they have waited for, and where."""
-    with pytest.raises(NodesMissingError, match="no sign of n2, n3 within 0 s on n1"):
-        PeerServer(tmp_path / "meeting.json", ["n1", "n2", "n3"]).gather(lambda node, message: None, 0.2)
+    with pytest.raises(NodesMissingError, match="no connection from n2, n3 within 0 s on n1"):
+        PeerServer(tmp_path / "meeting.json", ["n1", "n2", "n3"]).accept_all(lambda node, message: None, 0.2)
     with pytest.raises(NodesMissingError, match="never appeared"):
         connect_to_first_node(tmp_path / "nothing.json", 1, 0.2)
 
 
 def test_one_request_is_heard_once() -> None:
     """A signal that comes from every node of a job at the same moment is one request to stop."""
-    import signal
-
     inbox = SupervisorInbox()
     for _ in range(3):
-        inbox.take(signal.SIGTERM)
-    assert inbox.next(0) is signal.SIGTERM and inbox.next(0) is None
+        inbox.handle_signal(signal.SIGTERM)
+    assert inbox.next_message(0) is signal.SIGTERM and inbox.next_message(0) is None
     assert inbox.stopped_by is signal.SIGTERM
 
 
@@ -176,4 +178,72 @@ def test_a_controller_that_hangs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     with pytest.raises(slurm_client.SlurmError, match="did not answer within 1 s"):
-        slurm_client.run_slurm(["squeue"], patience_s=1)
+        slurm_client.run_slurm(["squeue"], timeout_s=1)
+
+
+def fake_command(folder: Path, name: str, script: str) -> None:
+    """Put a shell script in the place of one of Slurm's commands."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_a_refused_job_says_how_many_were_submitted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The message counts the jobs that sbatch has taken, and what was asked for is kept for `retry`."""
+    taken = tmp_path / "taken"
+    fake_command(
+        tmp_path / "bin",
+        "sbatch",
+        f"[ -e {taken} ] && {{ echo too many jobs >&2; exit 1; }}; >{taken}; echo 7",
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+    profile = Profile(extra=("--licenses=fs",), env={"A": "b"}, container=Container(runtime="none"))
+    executor = SlurmExecutor(profile=profile, pack=2, parallel=3)
+    runs = [on_gpus("a"), on_gpus("b", nodes=2)]
+    jobs = SlurmJobs(
+        executor=executor,
+        allocations=tuple(allocate(runs, profile, True, longest_s=None, largest_array=9)),
+    )
+    results = ResultsFolder(tmp_path / "results" / "sweep")
+    expected = r"^sbatch: too many jobs \(1 of 2 jobs were submitted; submit again to go on\)$"
+    with pytest.raises(HpcbenchError, match=expected):
+        jobs.start(results)
+    with pytest.raises(HpcbenchError, match=r"\(nothing was submitted; submit again to go on\)$"):
+        jobs.start(results)
+    assert last_executor(results) == executor
+    results.profile.write_text('{"profile": {"partition": 7}}')
+    with pytest.raises(InputError, match=r"profile\.json: this is no submission of hpcbench"):
+        last_executor(results)
+
+
+def test_slurm_is_asked_once_whether_it_would_take_a_job(lab: Lab) -> None:
+    """A submission decides and plans once: one `sbatch --test-only` and one `sbatch` for one job."""
+    commands, log = lab.folder / "bin", lab.folder / "sbatch.log"
+    fake_command(commands, "sbatch", f'echo "$1" >>{log}; echo 7')
+    fake_command(commands, "squeue", "")
+    fake_command(commands, "sacct", "")
+    fake_command(
+        commands,
+        "scontrol",
+        '[ "$2" = config ] && echo "MaxArraySize = 1001" || '
+        'echo "PartitionName=main Default=YES MaxTime=UNLIMITED"',
+    )
+    path = f"{commands}:/usr/bin:/bin"
+    sweep = lab.sweep({"name": "a"}, {"name": "b"})
+    done = lab.run("submit", sweep, "--executor", "slurm", "--detach", "-v", PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert log.read_text().split() == ["--test-only", "--parsable"]
+    assert "hpcbench: Slurm job 7: 2 runs" in done.stderr
+    assert "hpcbench: sbatch --test-only" in done.stderr, "-v shows what is executed"
+
+
+def test_launch_does_not_import_the_measurement_of_ceilings() -> None:
+    """What measures before the first run is handed to a job by its entry point."""
+    code = (
+        "import sys\n"
+        "import hpcbench.launch.submission, hpcbench.launch.start_local_job\n"
+        "import hpcbench.launch.slurm.slurm_node\n"
+        "print([name for name in sys.modules if name.startswith('hpcbench') and 'prob' in name])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

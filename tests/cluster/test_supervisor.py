@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from hpcbench.launch.rank_processes import SupervisorInbox
+from hpcbench.launch.rank_processes import BareRuntime, SupervisorInbox
 from hpcbench.launch.supervisor import Assignment, supervise
 from hpcbench.runs.claim import Claim, claim_next, latest_claim
 from hpcbench.runs.events import Interrupted, RunFailed, RunStarted, Telemetry
@@ -43,6 +43,7 @@ def task_of(folder: Path, spec: RunSpec | None = None, **environment: str) -> As
         data=None,
         warnings=["a warning"],
         environment=os.environ | environment,
+        runtime=BareRuntime,
     )
 
 

@@ -185,7 +185,7 @@ def test_gpus_are_read_in_the_order_of_the_job() -> None:
     """Each quantity has an entry a GPU, in plain units; one that a GPU does not know is left out."""
     gpus = GpuReader.find("1,0", fake_nvml())
     assert gpus is not None
-    read = gpus.read(mine=[100, 101])
+    read = gpus.read(job_pids=[100, 101])
     assert read is not None
     assert read["device_percent"] == [91.0, 90.0]
     assert read["device_watts"] == [350.0, 350.0]
@@ -199,7 +199,7 @@ def test_processes_of_another_namespace_count_as_ours_once() -> None:
     """Where no number is known here, one process on each GPU is taken for the rank."""
     gpus = GpuReader.find(None, fake_nvml())
     assert gpus is not None
-    read = gpus.read(mine=[1])
+    read = gpus.read(job_pids=[1])
     assert read is not None
     assert read["device_other_processes"] == 2
 

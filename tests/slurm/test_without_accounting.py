@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 
 def test_done_and_lost_without_accounting(bare_lab: ClusterLab) -> None:
-    """Runs are done by their records, running by the queue, and lost when the job has died without a word."""
+    """Runs are done by their records, running by the queue, and lost when the job left no record."""
     bare_lab.queue(bare_lab.sweep({"name": "short"}, name="first"))
     bare_lab.all_done("first")
     bare_lab.queue(bare_lab.sweep(long_run()))

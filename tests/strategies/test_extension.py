@@ -33,13 +33,14 @@ class OneMessage(ReplicatedStrategy):
 '''
 
 ENTRIES = """
-from hpcbench.sweep.catalog_entries import DatasetEntry, ModelEntry, Processes, StrategyEntry, Traffic, Transfer
+from hpcbench.sweep.catalog_entries import DatasetEntry, ModelEntry, ProcessLayout, StrategyEntry
+from hpcbench.sweep.catalog_entries import Traffic, Transfer
 from hpcbench.strategies.strategy_registry import STRATEGIES
 from hpcbench.strategies.traffic import always, every_step, never, no_stages, no_transfer
 from hpcbench.tasks.task_registry import DATASETS, MODELS
 
 STRATEGIES["one_message"] = StrategyEntry(
-    target="extra.one_message:OneMessage", processes=Processes.DATA_PARALLEL, backends=("gloo", "nccl"),
+    target="extra.one_message:OneMessage", processes=ProcessLayout.DATA_PARALLEL, backends=("gloo", "nccl"),
     traffic=lambda spec, model: Traffic(beside=(Transfer("all_reduce", model.parameter_bytes, 1),)),
     is_asynchronous=never, steps_per_exchange=every_step, exchange_after_backward=always,
     waited_transfer=no_transfer, exchange_can_be_left_out=False, is_exact=always, reference_rank=0,

@@ -9,8 +9,9 @@ from collections.abc import Hashable, Iterable, Mapping
 
 from hpcbench.analysis.run_figures import Observation, occupied_devices
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
-from hpcbench.audit.evidence import AuditedRow, RowComparison, flatten_fields, most_frequent
+from hpcbench.audit.evidence import AuditedRow, RowComparison, most_frequent
 from hpcbench.audit.tables import table_checks
+from hpcbench.sweep.run_spec import flatten
 
 # What says nothing about how a run was done, or differs by its nature.
 NOT_COMPARED = (
@@ -58,7 +59,7 @@ def recipe_differs(comparison: RowComparison) -> Iterable[Observation]:
 
 def _fields(row: AuditedRow) -> dict[str, object]:
     """Return what a run is, by dotted path, as far as a comparison has to hold it equal."""
-    known = flatten_fields(row.spec.to_json()) | {"global_batch": row.spec.global_batch}
+    known = flatten(row.spec.to_json()) | {"global_batch": row.spec.global_batch}
     return {
         path: value
         for path, value in known.items()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
-from hpcbench.errors import InputError
+from hpcbench.launch.rank_processes import RankStartError, StartCommand
 from hpcbench.sweep.run_spec import Runtime
 
 # Variables that a rank may need. Others, such as a PYTHONPATH or LD_LIBRARY_PATH of the host, are about files
@@ -27,12 +27,12 @@ ALLOWED_VARIABLES = (
 )  # fmt: skip
 EXCLUDED_VARIABLES = ("TORCH_HOME", "TORCH_EXTENSIONS_DIR")  # folders of the host
 
-# Where a rank is no child of ours, somebody beside it has to hear signals, to collect orphans, and to end it
-# when its client is gone.
+# Where a rank is no child of ours, a process beside it has to receive signals, to collect orphans, and to end
+# it when its client is gone.
 INIT_COMMAND = ("-m", "hpcbench.training.pid1")
 
 
-class ContainerError(InputError):
+class ContainerError(RankStartError):
     """A run's container can't be used here; no rank was started."""
 
 
@@ -75,22 +75,6 @@ class ContainerCommand:
     rootless: bool = False
     node: str | None = None
     guarded: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
-class StartCommand:
-    """A process to start. An adapter's `environment` is what comes on top of that of the runtime's command.
-
-    `contained`: it passes on how the rank ended as an exit status. `client`: it is not the rank's parent, and
-    its standard input is the pipe that the rank's life hangs on and by which it is told of signals. `remove`
-    makes sure that the container is gone.
-    """
-
-    argv: tuple[str, ...]
-    environment: Mapping[str, str]
-    contained: bool = False
-    client: bool = False
-    remove: tuple[str, ...] | None = None
 
 
 def apptainer(inside: ContainerCommand, program: str = "apptainer") -> StartCommand:

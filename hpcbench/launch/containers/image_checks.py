@@ -7,8 +7,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import os
 import re
+import shlex
 import subprocess
 import uuid
 from collections.abc import Mapping, Sequence
@@ -24,13 +26,15 @@ from hpcbench.launch.containers.container_engines import (
     Bind,
     ContainerCommand,
     ContainerError,
-    StartCommand,
     program_of,
 )
+from hpcbench.launch.rank_processes import StartCommand
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.run_environment import source_digest
 from hpcbench.sweep.run_spec import Container
 from hpcbench.tasks.image_index import cache_folder
+
+logger = logging.getLogger(__name__)
 
 INSPECT_TIMEOUT_S = 60
 HASHES_FILE = "image-hashes.json"
@@ -44,7 +48,7 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "i686": "386", "armv7l":
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """What is known of an image without entering it; None where nobody can say.
+    """What is known of an image without entering it; None where that is not known.
 
     `digest` is `sha256:...`: for docker and podman the image id (the hash of its configuration, which holds
     those of its layers), for a file the hash of the file.
@@ -78,10 +82,10 @@ def inspect_image(container: Container) -> ImageFacts:
 def _inspect_with_engine(program: str, image: str) -> ImageFacts:
     done = run_query(program, "image", "inspect", image)
     if done.returncode != 0:
-        said = last_line(done.stderr)
-        if "no such image" in said.lower() or "image not known" in said.lower():
+        message = last_line(done.stderr)
+        if "no such image" in message.lower() or "image not known" in message.lower():
             raise ContainerError(f"{program} has no image {image}: build it, or {program} pull {image}")
-        raise ContainerError(f"{program} can't be asked for the image {image}: {said}")
+        raise ContainerError(f"{program} can't be asked for the image {image}: {message}")
     found: dict[str, Any] = json.loads(done.stdout)[0]
     return ImageFacts(
         digest=f"sha256:{found['Id'].removeprefix('sha256:')}", architecture=found.get("Architecture") or None
@@ -90,7 +94,7 @@ def _inspect_with_engine(program: str, image: str) -> ImageFacts:
 
 def _inspect_file(path: Path, *, sif: bool) -> ImageFacts:
     if path.is_dir():
-        return ImageFacts(digest=None)  # a sandbox may change under our hands: there is no hash of it
+        return ImageFacts(digest=None)  # a sandbox may change at any time: it has no hash
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -119,6 +123,7 @@ def _check_pyxis(program: str) -> None:
 
 def run_query(*argv: str) -> subprocess.CompletedProcess[str]:
     """Run a command that answers at once; raises ContainerError where it does not."""
+    logger.debug("%s", shlex.join(argv))
     try:
         return subprocess.run(
             argv,
@@ -136,9 +141,9 @@ def run_query(*argv: str) -> subprocess.CompletedProcess[str]:
 
 
 def last_line(text: str) -> str:
-    """Return the last line that says something."""
+    """Return the last line that is not empty."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it says nothing"
+    return lines[-1] if lines else "no output"
 
 
 def file_digest(path: Path) -> str:
@@ -250,12 +255,14 @@ def _run_probe(start: StartCommand, environment: Mapping[str, str]) -> subproces
 
 
 def _why_no_answer(container: Container, start: StartCommand, done: subprocess.CompletedProcess[str]) -> str:
-    said = last_line(done.stderr or done.stdout)
+    message = last_line(done.stderr or done.stdout)
     if "exec format error" in done.stderr.lower():
-        return _other_architecture(container, said)
+        return _other_architecture(container, message)
     if NO_PYTHON.search(done.stderr):
-        return f"the image {container.image} has no python3: {said}"
-    return f"{start.argv[0]} can't start the image {container.image} (exit status {done.returncode}): {said}"
+        return f"the image {container.image} has no python3: {message}"
+    return (
+        f"{start.argv[0]} can't start the image {container.image} (exit status {done.returncode}): {message}"
+    )
 
 
 def _other_architecture(container: Container, why: str) -> str:
@@ -269,12 +276,12 @@ def _image_problem(needs: ImageNeeds, found: Mapping[str, Any]) -> str | None:
         return f"it has Python {'.'.join(map(str, python))}, and hpcbench needs {wanted} or newer"
     if found["hpcbench"] is None:
         return "there is no hpcbench inside; container: {.., inject: true} brings along this machine's"
-    mend = "build it anew, or say container: {.., inject: true}"
+    advice = "build it anew, or say container: {.., inject: true}"
     if found["hpcbench"] != hpcbench.__version__:
-        return f"it has hpcbench {found['hpcbench']}, and this machine has {hpcbench.__version__}: {mend}"
+        return f"it has hpcbench {found['hpcbench']}, and this machine has {hpcbench.__version__}: {advice}"
     if found["source"] != source_digest():
         states = f"source {found['source'] or 'older'} there, {source_digest()} here"
-        return f"it has hpcbench {found['hpcbench']} in another state than this machine ({states}): {mend}"
+        return f"it has hpcbench {found['hpcbench']} in another state than this machine ({states}): {advice}"
     if needs.torch and not found["torch"]:
         return "there is no torch inside"
     folders: dict[str, str | None] = found["folders"]
@@ -293,7 +300,10 @@ def shared_memory_problem(needed_bytes: int, free_bytes: int | None) -> str | No
 
 
 def free_shared_memory() -> int | None:
-    """Return the bytes that are free in this machine's /dev/shm, None where there is no such thing."""
+    """Return the bytes that are free in this machine's /dev/shm, None where there is none.
+
+    inside_image.py has its own: it runs alone in an image.
+    """
     try:
         found = os.statvfs("/dev/shm")
     except OSError:

@@ -20,7 +20,6 @@ from hpcbench.launch.containers.container_engines import (
     Bind,
     ContainerCommand,
     ContainerError,
-    StartCommand,
     allowed_variables,
 )
 from hpcbench.launch.containers.image_checks import (
@@ -31,6 +30,7 @@ from hpcbench.launch.containers.image_checks import (
     check_inside,
     inspect_image,
 )
+from hpcbench.launch.rank_processes import WORKER_ARGUMENTS, StartCommand
 from hpcbench.strategies.strategy_registry import STRATEGIES
 from hpcbench.sweep.run_spec import Container, RunSpec
 from hpcbench.tasks.image_index import CACHE_VARIABLE, cache_folder
@@ -52,7 +52,7 @@ def ulimits_of_root(status: str | None = None) -> tuple[str, ...]:
 
 
 def ulimits_of_caller() -> tuple[str, ...]:
-    """Return the limits that whoever runs this has: podman would try to set higher ones by itself."""
+    """Return the limits of this process: podman would try to set higher ones by itself."""
     stack = resource.getrlimit(resource.RLIMIT_STACK)[1]
     largest = STACK_BYTES if stack == resource.RLIM_INFINITY else min(stack, STACK_BYTES)
     kept = {
@@ -67,7 +67,6 @@ def ulimits_of_caller() -> tuple[str, ...]:
     return tuple(f"{name}={value}:{value}" for name, value in sorted(values.items()))
 
 
-WORKER_ARGUMENTS = ("-m", "hpcbench.training.worker")
 DIGEST_VARIABLE = "HPCBENCH_IMAGE_DIGEST"
 INFINIBAND = "/dev/infiniband"
 
@@ -77,7 +76,7 @@ INJECTED_PACKAGES = ("hpcbench", "jsonlines", "attr", "attrs", "annotated_types"
 INJECTED_FOLDER = "/opt/hpcbench-of-host"
 
 # Docker's usual 64 MiB for all are known to be too little for the ranks of a GPU node, whose loader workers
-# and NCCL meet in /dev/shm (pytorch/pytorch#5040): as much is wanted for each.
+# and NCCL meet in /dev/shm (pytorch/pytorch#5040): each rank needs as much.
 SHARED_MEMORY_BYTES = 64 * MEBIBYTE
 
 
@@ -192,7 +191,7 @@ def _injected_binds() -> list[Bind]:
 def _environment_inside(
     container: Container, environment: Mapping[str, str], digest: str | None
 ) -> dict[str, str]:
-    """Return all variables of a rank in a container. The digest is the runtime's word, not the caller's."""
+    """Return all variables of a rank in a container. The digest comes from the runtime only."""
     inside = allowed_variables(environment)
     inside.pop(DIGEST_VARIABLE, None)
     return {

@@ -9,14 +9,10 @@ import random
 import shlex
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import submitit
-
-from hpcbench.ceilings.probe_plan import probe_time_limits_s
 from hpcbench.errors import InputError
 from hpcbench.launch.slurm.slurm_profile import Profile
 from hpcbench.runs.placement import most_ranks_per_node
@@ -24,7 +20,7 @@ from hpcbench.sweep.run_spec import RunSpec
 
 # From the start of a job to that of its first rank, and between two runs: file systems can be slow.
 JOB_START_S, BETWEEN_RUNS_S = 120, 15
-# How long before the end of an allocation the ranks are told to save and leave.
+# How long before the end of an allocation the ranks are asked to save and leave.
 NOTICE_S, SHORTEST_NOTICE_S, NOTICE_SHARE = 120, 15, 0.25
 
 
@@ -45,7 +41,7 @@ class Allocation:
         return math.ceil(self.time_s / 60)
 
     def notice_s(self, profile: Profile) -> int:
-        """Return how long before its end the job is told; a short job has not much to give away."""
+        """Return how long before its end the job is signalled; a short job has little time to spare."""
         usual = min(NOTICE_S, max(SHORTEST_NOTICE_S, int(self.minutes * 60 * NOTICE_SHARE)))
         return profile.signal_before_s or usual
 
@@ -53,7 +49,7 @@ class Allocation:
 def allocate(
     runs: Sequence[RunSpec], profile: Profile, pack: bool | int, *, longest_s: int | None, largest_array: int
 ) -> list[Allocation]:
-    """Group runs that need the same nodes, and cut the groups as `pack` says.
+    """Group runs that need the same nodes, and cut the groups by `pack`.
 
     `longest_s` is the most time that the partition grants, `largest_array` how many elements an array can
     have: the limit is one of the index, so each array begins at 0 again.
@@ -93,6 +89,8 @@ def shuffled_inside_repeats(runs: Sequence[RunSpec]) -> list[RunSpec]:
 def _allocation(runs: Sequence[RunSpec], profile: Profile, cap: int | None, *, array: bool) -> Allocation:
     limits = [spec.resources.time_s for spec in runs]
     if not array:
+        from hpcbench.ceilings.probe_plan import probe_time_limits_s
+
         limits += probe_time_limits_s(runs)
     needed = JOB_START_S + (max(limits) if array else sum(limits) + BETWEEN_RUNS_S * (len(limits) - 1))
     return Allocation(
@@ -117,52 +115,46 @@ def _cpus(spec: RunSpec) -> int:
 def check_against(profile: Profile, runs: Sequence[RunSpec]) -> None:
     """Raise InputError for a run that no node of the profile can take."""
     for spec in runs:
-        for what, wanted, there in (
+        for what, wanted, available in (
             ("GPUs", _gpus(spec), profile.gpus_per_node),
             ("CPUs", _cpus(spec), profile.cpus_per_node),
         ):
-            if there is not None and wanted > there:
+            if available is not None and wanted > available:
                 raise InputError(
                     f"{spec.name}: it needs {wanted} {what} of a node, and a node of this profile has "
-                    f"{there}; nothing was submitted"
+                    f"{available}; nothing was submitted"
                 )
 
 
 COLLECT_LIMIT_MIN = 30
 
 
-class BatchScript(submitit.SlurmExecutor):
-    """submitit's executor, whose jobs execute a command of ours instead of a pickled function.
+@dataclass(frozen=True, kw_only=True)
+class BatchScript:
+    """What sbatch is given: `options` by their long names (True: a flag, None: absent), `extra` verbatim.
 
-    A pickle stands beside the job and is moved there after sbatch has answered; a submitter that dies in
-    between leaves a job that can't start, and files that belong to nobody (submitit#1624). Our jobs find all
-    they need in their plan, which is there before they are submitted.
+    submitit writes such scripts, too, but only for a pickled function, which it moves beside the job after
+    sbatch has answered: a submitter that dies in between leaves a job that can't start (submitit#1624). A job
+    of ours finds all that it needs in its plan, which is written before it is submitted.
     """
 
-    def __init__(self, folder: Path, command: str, extra: tuple[str, ...] = ()) -> None:
-        super().__init__(folder)
-        self.command, self.extra = command, extra
-
-    @classmethod
-    def affinity(cls) -> int:
-        """Say that this executor can be used: a template is made without Slurm, too."""
-        return 2
+    options: Mapping[str, str | int | bool | None]
+    command: str
+    setup: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
 
     @property
-    def script(self) -> str:
+    def text(self) -> str:
         """The whole batch script."""
-        text: str = self._make_submission_file_text(self.command, "")
-        head, mark, rest = text.partition("#SBATCH ")
-        lines = "".join(f"#SBATCH {argument}\n" for argument in self.extra)
-        return head + lines + mark + rest
-
-    def command_for(self, script: Path) -> list[str]:
-        """Return the command that submits a script."""
-        return list(self._make_submission_command(script))
-
-    def number_of(self, answer: str) -> str:
-        """Return the number of the job, from what sbatch has answered."""
-        return str(self._get_job_id_from_submission_command(answer))
+        arguments = [
+            f"--{name}" if value is True else f"--{name}={shlex.quote(str(value))}"
+            for name, value in sorted(self.options.items())
+            if value is not None
+        ]
+        lines = ["# Parameters", *(f"#SBATCH {argument}" for argument in (*self.extra, *arguments))]
+        if self.setup:
+            lines += ["", "# setup", *self.setup]
+        return "\n".join(["#!/bin/bash", "", *lines, "", "# command", self.command, ""])
 
 
 def batch_script_for(
@@ -174,70 +166,70 @@ def batch_script_for(
     command: str,
     parallel: int | None = None,
 ) -> BatchScript:
-    """Return what makes the script of an allocation; its output goes into `folder`."""
-    executor = BatchScript(folder, command, profile.extra)
-    executor.update_parameters(**_parameters(allocation, profile, name))
+    """Return the script of an allocation; its output goes into `folder`, a file for each node."""
+    job, array = "%j", None
     if allocation.array:
-        executor.parameters["map_count"] = len(allocation.runs)
-        executor.parameters["array_parallelism"] = parallel or profile.max_parallel or len(allocation.runs)
-    return executor
+        count = len(allocation.runs)
+        job, array = "%A_%a", f"0-{count - 1}%{min(count, parallel or profile.max_parallel or count)}"
+    # The supervisor places its ranks itself, on all cores of the job; a dead one takes the step with it.
+    step = ["srun", "--unbuffered", "--output", f"{folder}/{job}_%t_log.out"]
+    step += ["--cpu-bind=none", "--kill-on-bad-exit=1"]
+    return BatchScript(
+        options={**_node_options(allocation, profile, name), "array": array, "output": _output(folder, job)},
+        command=f"{shlex.join(step)} {command}",
+        setup=_setup_lines(profile),
+        extra=profile.extra,
+    )
 
 
 def collector_script_for(
     profile: Profile, *, name: str, folder: Path, command: str, after: Sequence[str]
 ) -> BatchScript:
-    """Return what makes the script of the job that collects when others are over."""
-    executor = BatchScript(folder, command, profile.extra)
-    executor.update_parameters(
-        job_name=name,
-        time=COLLECT_LIMIT_MIN,
-        nodes=1,
-        ntasks_per_node=1,
-        cpus_per_task=1,
-        dependency=f"afterany:{':'.join(after)}",
-        stderr_to_stdout=True,
-        wckey=None,
-        setup=[*_exports(profile), *profile.setup] or None,
-        use_srun=False,
-        **{
-            key: value
-            for key in ("partition", "account", "qos")
-            if (value := getattr(profile, key)) is not None
+    """Return the script of the job that collects when others are over."""
+    return BatchScript(
+        options={
+            "job-name": name,
+            "time": COLLECT_LIMIT_MIN,
+            "nodes": 1,
+            "ntasks-per-node": 1,
+            "cpus-per-task": 1,
+            "dependency": f"afterany:{':'.join(after)}",
+            "open-mode": "append",
+            "output": _output(folder, "%j"),
+            "partition": profile.partition,
+            "account": profile.account,
+            "qos": profile.qos,
         },
+        command=command,
+        setup=_setup_lines(profile),
+        extra=profile.extra,
     )
-    return executor
 
 
-def _parameters(allocation: Allocation, profile: Profile, name: str) -> dict[str, Any]:
-    wishes = {
+def _output(folder: Path, job: str) -> str:
+    return f"{folder}/{job}_0_log.out"
+
+
+def _node_options(allocation: Allocation, profile: Profile, name: str) -> dict[str, str | int | bool | None]:
+    return {
+        "job-name": name,
+        "time": allocation.minutes,
+        "nodes": allocation.nodes,
+        "ntasks-per-node": 1,
+        "cpus-per-task": allocation.cpus,
+        "exclusive": profile.exclusive or None,
+        "signal": f"USR2@{allocation.notice_s(profile)}",
+        "open-mode": "append",
+        # After a node has failed, or a more urgent job has taken it, the runs that are left are done later.
+        "requeue": True,
+        "mem": profile.memory or (0 if profile.exclusive else None),
         "partition": profile.partition,
         "account": profile.account,
         "qos": profile.qos,
         "constraint": profile.constraint,
         "exclude": profile.exclude,
+        "reservation": profile.reservation,
         **_gpu_request(allocation, profile),
-    }
-    more = {
-        # After a node has failed, or a more urgent job has taken it, the runs that are left are done later.
-        "requeue": True,
-        **({"reservation": profile.reservation} if profile.reservation else {}),
-        **({"mem": profile.memory or 0} if profile.memory or profile.exclusive else {}),
-    }
-    return {
-        "job_name": name,
-        "time": allocation.minutes,
-        "nodes": allocation.nodes,
-        "ntasks_per_node": 1,
-        "cpus_per_task": allocation.cpus,
-        "exclusive": True if profile.exclusive else None,
-        "signal_delay_s": allocation.notice_s(profile),
-        "stderr_to_stdout": True,
-        "wckey": None,
-        "setup": [*_exports(profile), *profile.setup] or None,
-        # The supervisor places its ranks itself, on all cores of the job; a dead one takes the step with it.
-        "srun_args": ["--cpu-bind=none", "--kill-on-bad-exit=1"],
-        "additional_parameters": more,
-        **{key: value for key, value in wishes.items() if value is not None},
     }
 
 
@@ -245,11 +237,13 @@ def _gpu_request(allocation: Allocation, profile: Profile) -> dict[str, str]:
     if not allocation.gpus:
         return {}
     amount = f"{profile.gpu_type}:{allocation.gpus}" if profile.gpu_type else str(allocation.gpus)
-    return {profile.gpu_request: f"gpu:{amount}" if profile.gpu_request == "gres" else amount}
+    value = f"gpu:{amount}" if profile.gpu_request == "gres" else amount
+    return {profile.gpu_request.replace("_", "-"): value}
 
 
-def _exports(profile: Profile) -> list[str]:
-    return [f"export {name}={shlex.quote(value)}" for name, value in profile.env.items()]
+def _setup_lines(profile: Profile) -> tuple[str, ...]:
+    exports = (f"export {name}={shlex.quote(value)}" for name, value in profile.env.items())
+    return (*exports, *profile.setup)
 
 
 TEMPLATE_HEADER = """\
@@ -268,24 +262,21 @@ def template(name: str) -> str:
     """Return the text of a template."""
     nodes = TEMPLATES[name]
     allocation = Allocation(runs=(), array=False, nodes=nodes, gpus=GPUS, cpus=CPUS, time_s=HOURS * 3600)
-    executor = batch_script_for(
-        allocation, Profile(), name="hpcbench", folder=Path(), command=TEMPLATE_COMMAND
-    )
-    notice = executor.parameters["signal_delay_s"]
-    executor.update_parameters(
-        use_srun=False,
-        additional_parameters={
-            **executor.parameters["additional_parameters"],
+    profile = Profile()
+    script = BatchScript(
+        options={
+            **_node_options(allocation, profile, "hpcbench"),
             "output": "hpcbench-%j.out",
             # To hpcbench itself, which ends its ranks in good order.
-            "signal": f"B:TERM@{notice}",
+            "signal": f"B:TERM@{allocation.notice_s(profile)}",
         },
+        command=TEMPLATE_COMMAND,
     )
-    shell, _, rest = executor.script.partition("\n")
+    shell, _, rest = script.text.partition("\n")
     what = "All runs of a sweep on one node" if nodes == 1 else f"All runs of a sweep on {nodes} nodes"
     return f"{shell}\n{TEMPLATE_HEADER.format(what=what, name=f'slurm/{name}')}{rest.rstrip()}\n"
 
 
 if __name__ == "__main__":
-    for each in TEMPLATES:
-        (Path(sys.argv[1]) / each).write_text(template(each))
+    for name in TEMPLATES:
+        (Path(sys.argv[1]) / name).write_text(template(name))

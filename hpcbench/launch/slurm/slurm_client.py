@@ -4,8 +4,10 @@ jobs from squeue and sacct.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -15,18 +17,19 @@ from pathlib import Path
 from hpcbench.errors import HpcbenchError
 from hpcbench.sweep.run_spec import is_time_limit, seconds_of
 
+logger = logging.getLogger(__name__)
+
 ANSWER_TIMEOUT_S = 30.0
 CONFIGURATION_FILES = ("/etc/slurm/slurm.conf", "/etc/slurm-llnl/slurm.conf", "/run/slurm/conf/slurm.conf")
 
 
 class SlurmError(HpcbenchError):
-    """Slurm refuses, or does not answer; what it said is the message."""
+    """Slurm refuses, or does not answer; the message is its own."""
 
 
-def run_slurm(
-    command: Sequence[str], *, text: str | None = None, patience_s: float = ANSWER_TIMEOUT_S
-) -> str:
-    """Return what a command of Slurm prints; raises SlurmError with its own words."""
+def run_slurm(command: Sequence[str], *, text: str | None = None, timeout_s: float = ANSWER_TIMEOUT_S) -> str:
+    """Return what a command of Slurm prints; raises SlurmError with its message."""
+    logger.debug("%s", shlex.join(command))
     try:
         done = subprocess.run(
             command,
@@ -35,24 +38,24 @@ def run_slurm(
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=patience_s,
+            timeout=timeout_s,
             env=environment_without_defaults(),
             check=False,
         )
     except FileNotFoundError:
         raise SlurmError(f"there is no {command[0]} here: load the Slurm module") from None
     except subprocess.TimeoutExpired:
-        raise SlurmError(f"{command[0]}: Slurm did not answer within {patience_s:.0f} s") from None
+        raise SlurmError(f"{command[0]}: Slurm did not answer within {timeout_s:.0f} s") from None
     if done.returncode:
-        said = " ".join((done.stderr.strip() or done.stdout.strip()).split("\n"))
-        raise SlurmError(said or f"{command[0]} left with exit status {done.returncode}")
+        message = " ".join((done.stderr.strip() or done.stdout.strip()).split("\n"))
+        raise SlurmError(message or f"{command[0]} left with exit status {done.returncode}")
     return done.stdout
 
 
 def environment_without_defaults() -> dict[str, str]:
-    """Return the environment without the caller's defaults for sbatch and its like: a job says all it wants.
+    """Return the environment without the caller's defaults for sbatch and its like.
 
-    Inside an allocation those of the allocation would be taken for the new job's, too.
+    A job states all that it wants. Inside an allocation those of the allocation would also apply to it.
     """
     foreign = ("SBATCH_", "SALLOC_", "SRUN_", "SQUEUE_", "SACCT_", "SCANCEL_")
     return {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
@@ -66,7 +69,7 @@ def is_installed() -> bool:
 def is_configured() -> bool:
     """Return whether this machine belongs to a cluster, whatever commands it has."""
     named = os.environ.get("SLURM_CONF")
-    return any(Path(each).exists() for each in ([named] if named else CONFIGURATION_FILES))
+    return any(Path(path).exists() for path in ([named] if named else CONFIGURATION_FILES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +114,7 @@ FINISHED_STATES = frozenset(
 WAITING_STATES = frozenset(
     {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "CONFIGURING", "SPECIAL_EXIT"}
 )
-# Reasons for which a job waits until somebody changes something.
+# Reasons for which a job waits until a person changes something.
 PERMANENT_REASONS = frozenset(
     {
         "BadConstraints", "DependencyNeverSatisfied", "InvalidAccount", "InvalidQOS", "JobHeldAdmin",
@@ -127,7 +130,7 @@ JobKey = tuple[str, int | None]  # name of a job, index in its array
 class SlurmJobState:
     """A job, or an element of an array, as Slurm has it."""
 
-    slurm_id: str
+    scheduler_id: str
     state: str
     reason: str = ""
     nodes: str = ""
@@ -148,9 +151,9 @@ class SlurmJobState:
         if self.waiting:
             why = f", {self.reason}" if self.reason not in ("", "None") else ""
             stuck = " (it will not start by itself)" if self.reason in PERMANENT_REASONS else ""
-            return f"queued as Slurm job {self.slurm_id}{why}{stuck}"
+            return f"queued as Slurm job {self.scheduler_id}{why}{stuck}"
         on = f" on {self.nodes}" if self.nodes else ""
-        return f"Slurm job {self.slurm_id}: {self.state}{on}"
+        return f"Slurm job {self.scheduler_id}: {self.state}{on}"
 
 
 @dataclass
@@ -159,34 +162,34 @@ class SlurmSnapshot:
 
     names: Sequence[str]
     since: str  # ISO time before which none of them was submitted; for the accounting
-    _places: dict[JobKey, SlurmJobState] | None = None
+    _states: dict[JobKey, SlurmJobState] | None = None
     _ended: dict[JobKey, SlurmJobState] | None = None
     problem: str | None = field(default=None)
 
     def find(self, name: str, index: int | None) -> SlurmJobState | None:
         """Return where a job stands; None for one that the controller does not know (any more)."""
-        if self._places is None:
+        if self._states is None:
             try:
-                self._places = _squeue(self.names)
+                self._states = _squeue(self.names)
             except SlurmError as error:
-                self._places, self.problem = {}, str(error)
-        return self._places.get((name, index))
+                self._states, self.problem = {}, str(error)
+        return self._states.get((name, index))
 
     def alive(self, name: str, index: int | None) -> bool:
         """Return whether a job waits or works; as long as Slurm does not answer, it may."""
-        place = self.find(name, index)
-        return place.alive if place else self.problem is not None
+        state = self.find(name, index)
+        return state.alive if state else self.problem is not None
 
     def ending(self, name: str, index: int | None) -> SlurmJobState | None:
-        """Return how a job ended: what the controller still remembers, else what the accounting says."""
-        place = self.find(name, index)
-        if place is not None:
-            return place
+        """Return how a job ended: what the controller still knows, else what the accounting has."""
+        state = self.find(name, index)
+        if state is not None:
+            return state
         if self._ended is None:
             try:
                 self._ended = _sacct(self.names, self.since)
             except SlurmError:
-                self._ended = {}  # no accounting here: the records have to say it all
+                self._ended = {}  # no accounting here: only the records are left
         return self._ended.get((name, index))
 
 
@@ -195,20 +198,20 @@ def _squeue(names: Sequence[str]) -> dict[JobKey, SlurmJobState]:
     lines = run_slurm(
         ["squeue", "--noheader", "--array", "--states=all", f"--name={','.join(names)}", f"--Format={layout}"]
     ).splitlines()
-    places = {}
+    states = {}
     for line in lines:
         cells, at = {}, 0
         for column, width in SQUEUE_COLUMNS.items():
             cells[column], at = line[at : at + width].strip(), at + width
         slurm_id = cells["JobArrayID"]
-        places[cells["Name"], _array_index(slurm_id)] = SlurmJobState(
-            slurm_id=slurm_id,
+        states[cells["Name"], _array_index(slurm_id)] = SlurmJobState(
+            scheduler_id=slurm_id,
             state=cells["State"],
             reason=cells["Reason"],
             nodes=cells["NodeList"],
             restarts=int(cells["RestartCnt"] or 0),
         )
-    return places
+    return states
 
 
 def _sacct(names: Sequence[str], since: str) -> dict[JobKey, SlurmJobState]:
@@ -218,15 +221,15 @@ def _sacct(names: Sequence[str], since: str) -> dict[JobKey, SlurmJobState]:
             f"--starttime={since}", "--format=JobID,JobName,State,ExitCode,NodeList",
         ]
     )  # fmt: skip
-    places = {}
+    states = {}
     for line in listing.splitlines():
         slurm_id, name, state, exit_code, nodes = line.split("|")
-        if "[" not in slurm_id:  # elements that never began have nothing to tell
+        if "[" not in slurm_id:  # elements that never began
             # "CANCELLED by 1000"
-            places[name, _array_index(slurm_id)] = SlurmJobState(
-                slurm_id=slurm_id, state=state.split()[0], nodes=nodes, exit_code=exit_code
+            states[name, _array_index(slurm_id)] = SlurmJobState(
+                scheduler_id=slurm_id, state=state.split()[0], nodes=nodes, exit_code=exit_code
             )
-    return places
+    return states
 
 
 def _array_index(slurm_id: str) -> int | None:

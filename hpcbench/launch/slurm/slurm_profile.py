@@ -1,15 +1,11 @@
-"""A site's profile (`--profile NAME|FILE`): what every job asks Slurm for.
-
-Also the executor that submits with it.
-"""
+"""A site's profile (`--profile NAME|FILE`): what every job asks Slurm for."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,9 +13,7 @@ from annotated_types import Ge, Le, Predicate, doc
 
 import hpcbench
 from hpcbench.errors import InputError, input_error, nearest
-from hpcbench.runs.record_writer import write_atomically
-from hpcbench.runs.results_folder import ResultsFolder
-from hpcbench.sweep.run_spec import Container, RunSpec, is_time_limit, seconds_of
+from hpcbench.sweep.run_spec import Container, is_time_limit, seconds_of
 from hpcbench.sweep.value_schema import LeafSchema, MapSchema, map_of
 from hpcbench.sweep.yaml_document import YamlDocument, read_document
 
@@ -45,7 +39,7 @@ _VERBATIM_KEYS = ("setup", "extra")
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """A site's wishes. `time` is the longest that one allocation may take, `memory` that of a node.
+    """What a site asks for. `time` is the longest that one allocation may take, `memory` that of a node.
 
     `extra` are arguments of sbatch and `setup` shell lines, both verbatim. `data` is the folder in which data
     sets are, or the folder of each.
@@ -80,7 +74,7 @@ class Profile:
 
 
 def find_profile(wanted: str | None, sweeps: Sequence[Path]) -> Profile:
-    """Return a profile by name or file; without one, what a site that wants nothing gets."""
+    """Return a profile by name or file; without one, a profile that asks for nothing."""
     return Profile() if wanted is None else read_profile(_locate(wanted, sweeps))
 
 
@@ -90,7 +84,7 @@ def profile_folders(sweeps: Sequence[Path]) -> list[Path]:
     settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     return [
         *dict.fromkeys(path.parent for path in sweeps),
-        *(Path(each) for each in named if each),
+        *(Path(folder) for folder in named if folder),
         settings / "hpcbench",
         Path(hpcbench.__file__).parent / "profiles",
     ]
@@ -99,16 +93,16 @@ def profile_folders(sweeps: Sequence[Path]) -> list[Path]:
 def _locate(wanted: str, sweeps: Sequence[Path]) -> Path:
     if "/" in wanted or wanted.endswith((".yaml", ".yml")):
         return Path(wanted)
-    places = profile_folders(sweeps)
-    found = next((path for each in places if (path := each / f"{wanted}.yaml").is_file()), None)
+    folders = profile_folders(sweeps)
+    found = next((path for folder in folders if (path := folder / f"{wanted}.yaml").is_file()), None)
     if found:
         return found
-    # A sweep beside it is no profile, but nobody would call a sweep by this option.
-    known = sorted({path.stem for each in places[1:] for path in each.glob("*.yaml")})
+    # Not beside the sweep: the files there are sweeps.
+    known = sorted({path.stem for folder in folders[1:] for path in folder.glob("*.yaml")})
     guess = nearest(wanted, known)
     raise InputError(
         f"--profile {wanted}: there is no such profile. Profiles are: {', '.join(known)}"
-        f"{f'. Did you mean {guess}?' if guess else ''}. Looked in: {', '.join(map(str, places))}"
+        f"{f'. Did you mean {guess}?' if guess else ''}. Looked in: {', '.join(map(str, folders))}"
     )
 
 
@@ -166,30 +160,3 @@ def _refuse_shell_characters(checked: dict[str, Any], document: YamlDocument) ->
                     found=each,
                     hint="Shell lines go into setup, arguments of sbatch into extra",
                 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlurmExecutor:
-    """Jobs in Slurm's queue. `parallel` is how many elements of a job array may run at a time."""
-
-    profile: Profile = field(default_factory=Profile)
-    pack: bool | int = True
-    parallel: int | None = None
-    collect: bool = False
-    presume_silent_dead: bool = False
-    detaches: bool = True
-
-    def check(self, runs: Sequence[RunSpec]) -> None:
-        """Ask Slurm whether it would take the jobs."""
-        # submitit takes a third of a second to import, which a dry run and `status` need not spend.
-        from hpcbench.launch.slurm.slurm_submission import plan_allocations
-
-        plan_allocations(runs, self)
-
-    def start(self, results: ResultsFolder, runs: Sequence[RunSpec]) -> list[str]:
-        """Submit the jobs; what was asked for is kept for `retry`."""
-        from hpcbench.launch.slurm.slurm_submission import plan_allocations, submit_all
-
-        allocations = plan_allocations(runs, self)
-        write_atomically(results.profile, json.dumps(asdict(self), indent=1))
-        return submit_all(results, results.path.name, allocations, self)

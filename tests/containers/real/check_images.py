@@ -18,11 +18,11 @@ import pytest
 import yaml
 
 import hpcbench
-from hpcbench.launch.jobs import Jobs
-from hpcbench.launch.run_status import RunStatus, run_status
 from hpcbench.runs.claim import latest_claim
+from hpcbench.runs.jobs import Jobs
 from hpcbench.runs.record_reader import read_events
 from hpcbench.runs.results_folder import ResultsFolder, RunFolder
+from hpcbench.runs.run_status import RunStatus, run_status
 from tests.containers.real.engines import Engine, Podman
 from tests.containers.real.in_apptainer import Apptainer
 from tests.containers.real.lab import scratch

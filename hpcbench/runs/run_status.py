@@ -4,16 +4,16 @@ is alive.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from hpcbench.errors import InputError
-from hpcbench.launch.jobs import Job, Jobs, LivingJobs, read_jobs
 from hpcbench.runs.claim import SILENT_AFTER_S, Claim, latest_claim, read_claim
 from hpcbench.runs.events import Interrupted, RunFailed, RunStarted, Steps
+from hpcbench.runs.jobs import AskScheduler, Job, Jobs, LivingJobs, read_jobs
 from hpcbench.runs.ledger import run_key
 from hpcbench.runs.record_reader import RecordLine, first_line, is_finished, last_lines, last_log_lines
 from hpcbench.runs.results_folder import FIRST_NODE, ResultsFolder, RunFolder
@@ -72,19 +72,11 @@ def _eta_s(began: RecordLine, window: RecordLine, done: int, steps: int | None) 
     return max(0.0, pace_s * (steps - done) - since_s)
 
 
-# What a supervisor or a rank says of how an attempt ended, if it did not finish.
+# The events of a supervisor or a rank about an attempt that did not finish.
 ENDING_EVENTS = (RunFailed.kind, Interrupted.kind)
 
 RunState = Literal["pending", "running", "done", "failed", "interrupted", "lost", "cancelled"]
-RUN_STATES: tuple[RunState, ...] = (
-    "pending",
-    "running",
-    "done",
-    "failed",
-    "interrupted",
-    "lost",
-    "cancelled",
-)
+RUN_STATES: tuple[RunState, ...] = get_args(RunState)
 BAD_STATES: tuple[RunState, ...] = ("failed", "lost")
 
 
@@ -113,29 +105,23 @@ class RunStatus:
         """How the ledger names it."""
         return run_key(self.name, self.repeat)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a job does it, or will do it."""
+        return self.queued or self.state == "running"
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
         return asdict(self)
 
 
-def open_results_folder(path: str) -> ResultsFolder:
-    """Return the results folder of a sweep; raises InputError for a folder that is none."""
-    results = ResultsFolder(Path(path).absolute())
-    if not results.path.is_dir():
-        raise InputError(f"{path}: there is no such folder")
-    if results.ledger.exists() or (results.path / "runs").is_dir():
-        return results
-    inside = sorted(found.parent.name for found in results.path.glob("*/ledger.jsonl"))
-    hint = f". Did you mean {Path(path) / inside[0]}?" if inside else ""
-    raise InputError(f"{path}: this is no results folder: it has neither runs nor a ledger{hint}")
+def read_status(results: ResultsFolder, ask_scheduler: AskScheduler) -> list[RunStatus]:
+    """Return the status of each run that has a folder, by name and repeat."""
+    return status_of_runs(results, read_jobs(results, ask_scheduler))
 
 
-def read_status(results: ResultsFolder, jobs: Jobs | None = None) -> list[RunStatus]:
-    """Return the status of each run that has a folder, by name and repeat.
-
-    `jobs` are those of the folder, for who wants to know more about them without asking a scheduler twice.
-    """
-    jobs = read_jobs(results) if jobs is None else jobs
+def status_of_runs(results: ResultsFolder, jobs: Jobs) -> list[RunStatus]:
+    """Return the status of each run that has a folder; `jobs` are all of the results folder."""
     living = LivingJobs(jobs)
     return [
         run_status(name, repeat, folder, jobs, living)
@@ -160,20 +146,20 @@ def run_status(name: str, repeat: int, folder: RunFolder, jobs: Jobs, living: Se
     if claim is not None:
         known = replace(known, attempt=claim.attempt, job_id=claim.job_id, wall_s=_wall_s(claim))
         if is_finished(folder, claim.attempt, spec["ranks"] + spec["servers"]):
-            # Its owner may still be about to say so.
+            # Its owner may still be about to record that.
             return replace(known, state="done", wall_s=known.wall_s or _seconds_to_last_record(folder, claim))
-    mine = jobs.of(known.key)
-    planned = [job for job in mine if job in living]
+    own_jobs = jobs.for_run(known.key)
+    planned = [job for job in own_jobs if job in living]
     if claim is None:
-        return _status_before_claim(known, mine, planned[0] if planned else None)
-    alive = _owner_works(claim, mine)
-    if alive or (alive is None and claim.silent_s() < SILENT_AFTER_S):
+        return _status_before_claim(known, own_jobs, planned[0] if planned else None)
+    alive = _owner_works(claim, own_jobs)
+    if alive or (alive is None and claim.heartbeat_age_s() < SILENT_AFTER_S):
         return replace(known, state="running", progress=read_progress(folder, claim.attempt, spec))
     queued_in = _job_to_continue(folder, claim, planned)
     ended = _status_of_ending(known, folder, claim)
     if queued_in:
         return _requeued(ended, queued_in)
-    return _with_scheduler_reason(ended, mine) if ended.state == "lost" else ended
+    return _with_scheduler_reason(ended, own_jobs) if ended.state == "lost" else ended
 
 
 def _owner_works(claim: Claim, jobs: Sequence[Job]) -> bool | None:
@@ -182,7 +168,7 @@ def _owner_works(claim: Claim, jobs: Sequence[Job]) -> bool | None:
     if alive is not None:
         return alive
     job = next((job for job in jobs if job.job_id == claim.job_id), None)
-    return job.works_at(claim) if job else None
+    return job.is_working_on(claim) if job else None
 
 
 def _job_to_continue(folder: RunFolder, claim: Claim, planned: list[Job]) -> Job | None:
@@ -193,38 +179,39 @@ def _job_to_continue(folder: RunFolder, claim: Claim, planned: list[Job]) -> Job
     begun = {read_claim(folder, attempt).job_id for attempt in folder.attempts()}
     failed = claim.ending is not None and claim.ending.state == "failed"
     return next(
-        (job for job in planned if job.job_id not in begun or (not failed and job.comes_back(claim))), None
+        (job for job in planned if job.job_id not in begun or (not failed and job.is_requeued_since(claim))),
+        None,
     )
 
 
 def _with_scheduler_reason(lost: RunStatus, jobs: Sequence[Job]) -> RunStatus:
     job = next((job for job in jobs if job.job_id == lost.job_id), None)
-    words = job.last_words() if job else ""
-    return replace(lost, reason=f"{lost.reason} ({words})") if words else lost
+    ending = job.scheduler_ending() if job else ""
+    return replace(lost, reason=f"{lost.reason} ({ending})") if ending else lost
 
 
 def _status_before_claim(known: RunStatus, jobs: Sequence[Job], queued_in: Job | None) -> RunStatus:
     if queued_in:
-        return replace(known, queued=True, reason=queued_in.waits(), job_id=queued_in.job_id)
+        return replace(known, queued=True, reason=queued_in.waiting_reason(), job_id=queued_in.job_id)
     if not jobs:
         return replace(known, reason="not submitted")
     known = replace(known, job_id=jobs[-1].job_id)
     if jobs[-1].cancelled:
         return replace(known, state="cancelled", reason="cancelled before it began")
-    return replace(known, state="lost", reason=jobs[-1].how_it_never_came())
+    return replace(known, state="lost", reason=jobs[-1].reason_never_started())
 
 
 def _requeued(ended: RunStatus, job: Job) -> RunStatus:
-    reason = f"{job.waits()}, again; attempt {ended.attempt} {ended.state}: {ended.reason}"
+    reason = f"{job.waiting_reason()}, again; attempt {ended.attempt} {ended.state}: {ended.reason}"
     return replace(ended, state="pending", queued=True, reason=reason, job_id=job.job_id, last_lines=[])
 
 
 def _status_of_ending(known: RunStatus, folder: RunFolder, claim: Claim) -> RunStatus:
-    """Complete what is known of an attempt that is over: the supervisor's word before that of a rank."""
-    said = last_lines(folder.supervisor_events(claim.attempt, FIRST_NODE))
-    words = [line for line in said if line["event"] in ENDING_EVENTS] or _rank_endings(folder, claim)
-    failed = next((line for line in words if line["event"] == RunFailed.kind), None)
-    stopped = next((line for line in words if line["event"] == Interrupted.kind), None)
+    """Complete what is known of an attempt that is over: the supervisor's record before that of a rank."""
+    written = last_lines(folder.supervisor_events(claim.attempt, FIRST_NODE))
+    endings = [line for line in written if line["event"] in ENDING_EVENTS] or _rank_endings(folder, claim)
+    failed = next((line for line in endings if line["event"] == RunFailed.kind), None)
+    stopped = next((line for line in endings if line["event"] == Interrupted.kind), None)
     if failed:
         return _status_of_failure(known, folder, claim, failed)
     if stopped:
@@ -235,14 +222,14 @@ def _status_of_ending(known: RunStatus, folder: RunFolder, claim: Claim) -> RunS
     if claim.ending and claim.ending.state == "failed":
         return replace(known, state="failed", reason=claim.ending.reason, last_lines=printed)
     owner = f"process {claim.owner.pid} of {claim.owner.host}"
-    reason = f"{owner} died without a word"
+    reason = f"{owner} ended without a record"
     if claim.owner_alive() is None:
-        reason = f"no sign of life from {owner} for {claim.silent_s():.0f} s; retry --lost takes it over"
+        reason = f"no heartbeat of {owner} for {claim.heartbeat_age_s():.0f} s; retry --lost takes it over"
     return replace(known, state="lost", reason=reason, last_lines=printed)
 
 
 def _status_of_failure(known: RunStatus, folder: RunFolder, claim: Claim, line: RecordLine) -> RunStatus:
-    """Out of memory is a result of the run, not a failure of the sweep (DESIGN, section 4)."""
+    """Out of memory is a result of the run, not a failure of the sweep (docs/running.md)."""
     rank = line.get("failed_rank")
     return replace(
         known,
@@ -258,9 +245,9 @@ def _status_of_failure(known: RunStatus, folder: RunFolder, claim: Claim, line: 
 def _rank_endings(folder: RunFolder, claim: Claim) -> list[RecordLine]:
     """Return the failures and interruptions that ranks wrote themselves, the earliest first."""
     files = [file for file in folder.event_files() if file.attempt == claim.attempt]
-    words = (line for file in files for line in last_lines(file.path))
+    lines = (line for file in files for line in last_lines(file.path))
     return sorted(
-        (line for line in words if line["event"] in ENDING_EVENTS), key=lambda line: line["time_ns"]
+        (line for line in lines if line["event"] in ENDING_EVENTS), key=lambda line: line["time_ns"]
     )
 
 
@@ -269,8 +256,39 @@ def _wall_s(claim: Claim) -> float | None:
 
 
 def _seconds_to_last_record(folder: RunFolder, claim: Claim) -> float:
-    words = last_lines(folder.events(claim.attempt, 0))
-    return (int(words[-1]["time_ns"]) - claim.time_ns) / 1e9
+    lines = last_lines(folder.events(claim.attempt, 0))
+    return (int(lines[-1]["time_ns"]) - claim.time_ns) / 1e9
+
+
+def removable_files(results: ResultsFolder, jobs: Jobs, runs: Sequence[RunStatus]) -> list[Path]:
+    """List what no later command needs: folders of jobs that are over, files of earlier attempts."""
+    living = {job.folder.path.name for job in jobs if job.alive()}
+    folders = (folder for folder in results.jobs.glob("*") if folder.is_dir())
+    removable = [folder for folder in folders if folder.name not in living]
+    for run in runs:
+        if not run.is_busy:
+            removable += _removable_run_files(results, run)
+    return removable
+
+
+def _removable_run_files(results: ResultsFolder, run: RunStatus) -> list[Path]:
+    folder = results.run(run.name, run.repeat)
+    older = folder.attempts()[:-1]
+    logs = [log for attempt in older for log in folder.logs.glob(f"a{attempt}.*.log")]
+    meetings = [folder.rendezvous(attempt) for attempt in older if folder.rendezvous(attempt).exists()]
+    # A run that is not done may go on from its checkpoint.
+    done = [folder.checkpoint] if run.state == "done" and folder.checkpoint.is_dir() else []
+    return [*logs, *meetings, *done]
+
+
+def remove_files(paths: Sequence[Path]) -> int:
+    """Remove files and folders; returns how many bytes they had."""
+    freed_bytes = 0
+    for path in paths:
+        files = path.rglob("*") if path.is_dir() else [path]
+        freed_bytes += sum(file.stat().st_size for file in files if file.is_file())
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return freed_bytes
 
 
 def count_states(runs: Sequence[RunStatus]) -> dict[str, int]:

@@ -6,14 +6,13 @@ import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import overload
+from typing import Protocol, overload
 
 from hpcbench.errors import HpcbenchError
-from hpcbench.launch.slurm.slurm_client import SlurmError, SlurmSnapshot, run_slurm
 from hpcbench.runs import ledger
 from hpcbench.runs.claim import Claim
 from hpcbench.runs.ledger import array_element_id
@@ -24,15 +23,55 @@ from hpcbench.runs.results_folder import JobFolder, ResultsFolder
 CANCEL_TIMEOUT_S = 8.0
 # The accounting counts by the clock of its own machine.
 CLOCK_SKEW_S = 3600
-POLL_S = 0.05
-SLURM_POLL_S = 0.5
+SIGNAL_POLL_S = 0.05
+
+
+class ScheduledJob(Protocol):
+    """A job as its scheduler has it; its text says where it stands."""
+
+    @property
+    def scheduler_id(self) -> str:
+        """How the scheduler calls it."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it waits, runs, or is just about to be gone."""
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it has not begun, or has to begin again."""
+
+    @property
+    def restarts(self) -> int:
+        """How often it was requeued."""
+
+
+class SchedulerStates(Protocol):
+    """What a scheduler knows of some jobs, each found by its name and its index in an array."""
+
+    @property
+    def problem(self) -> str | None:
+        """Why the scheduler does not answer, None where it does."""
+
+    def find(self, name: str, index: int | None) -> ScheduledJob | None:
+        """Return where a job stands; None for one that the scheduler does not know (any more)."""
+
+    def alive(self, name: str, index: int | None) -> bool:
+        """Return whether a job waits or works; as long as the scheduler does not answer, it may."""
+
+    def ending(self, name: str, index: int | None) -> ScheduledJob | None:
+        """Return how a job ended; None where that is not known."""
+
+
+# Given names of jobs, and an ISO time before which none of them was submitted.
+AskScheduler = Callable[[Sequence[str], str], SchedulerStates]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """A submission as the ledger has it, or an element of one that is an array; `runs` are `name/rK`.
 
-    `slurm` is what a scheduler says, where the job has a `name` there; `index` counts in an array.
+    `scheduler` is asked where the job has a `name` there; `index` counts in an array.
     """
 
     job_id: str
@@ -41,54 +80,58 @@ class Job:
     cancelled: bool
     name: str | None = None
     index: int | None = None
-    slurm: SlurmSnapshot | None = None
+    scheduler: SchedulerStates | None = None
 
     def alive(self) -> bool:
-        """Return whether it works or waits; a job that nobody can be asked about counts as living."""
-        if self.slurm is not None and self.name is not None:
-            return self.slurm.alive(self.name, self.index)
+        """Return whether it works or waits; a job whose state can't be known counts as living."""
+        if self.scheduler is not None and self.name is not None:
+            return self.scheduler.alive(self.name, self.index)
         return any(process.alive() is not False for process in self.processes())
 
-    def works_at(self, claim: Claim) -> bool | None:
-        """Return whether it may still be working at what it claimed; None where that can't be known."""
-        if self.slurm is None or self.name is None:
+    def scheduled(self) -> ScheduledJob | None:
+        """Return what its scheduler says of it now."""
+        return self.scheduler.find(self.name, self.index) if self.scheduler and self.name else None
+
+    def is_working_on(self, claim: Claim) -> bool | None:
+        """Return whether it may still be working on what it claimed; None where that can't be known."""
+        if self.scheduler is None or self.name is None:
             return None
-        place = self.slurm.find(self.name, self.index)
-        if place is None:
-            return None if self.slurm.problem else False
-        return place.alive and not place.waiting and place.restarts <= claim.restart
+        state = self.scheduled()
+        if state is None:
+            return None if self.scheduler.problem else False
+        return state.alive and not state.waiting and state.restarts <= claim.restart
 
-    def comes_back(self, claim: Claim) -> bool:
-        """Return whether it was put back into the queue since it made a claim."""
-        place = self.slurm.find(self.name, self.index) if self.slurm and self.name else None
-        return place is not None and place.alive and (place.waiting or place.restarts > claim.restart)
+    def is_requeued_since(self, claim: Claim) -> bool:
+        """Return whether it was requeued since it made a claim."""
+        state = self.scheduled()
+        return state is not None and state.alive and (state.waiting or state.restarts > claim.restart)
 
-    def how_it_never_came(self) -> str:
+    def reason_never_started(self) -> str:
         """Return why it is over and has not even begun one of its runs."""
-        words = self.last_words()
-        if self.name and not words and not self.folder.owner.exists():
+        ending = self.scheduler_ending()
+        if self.name and not ending and not self.folder.owner.exists():
             return (
                 "Slurm does not know its job: it was not submitted, or so long ago that Slurm has forgotten"
             )
         if self.name and not self.folder.owner.exists():
             return (
-                f"its job ended without a word ({words}): can its nodes see {self.folder.path}? "
+                f"its job ended without a record ({ending}): can its nodes see {self.folder.path}? "
                 f"What it printed should be in {self.folder.output}"
             )
-        said = f" ({words})" if words else ""
-        return f"its job ended before it came to this run{said}; what it said is in {self.folder.path}"
+        reported = f" ({ending})" if ending else ""
+        return f"its job ended before it came to this run{reported}; what it printed is in {self.folder.path}"
 
-    def waits(self) -> str:
-        """Return what a run waits for that this job is to do, as the scheduler puts it."""
-        place = self.slurm.find(self.name, self.index) if self.slurm and self.name else None
-        if self.folder.probing.exists() and not (place and place.waiting):
+    def waiting_reason(self) -> str:
+        """Return what a run waits for that this job is to do, in the scheduler's words."""
+        state = self.scheduled()
+        if self.folder.probing.exists() and not (state and state.waiting):
             return "its job first measures what the node can do"
-        return str(place) if place else "queued"
+        return str(state) if state else "queued"
 
-    def last_words(self) -> str:
-        """Return how it ended, as the scheduler puts it; empty where that is not known."""
-        place = self.slurm.ending(self.name, self.index) if self.slurm and self.name else None
-        return str(place) if place else ""
+    def scheduler_ending(self) -> str:
+        """Return how it ended, in the scheduler's words; empty where that is not known."""
+        state = self.scheduler.ending(self.name, self.index) if self.scheduler and self.name else None
+        return str(state) if state else ""
 
     def processes(self) -> list[ProcessIdentity]:
         """Return the process that does the runs, once it has begun, and the executor's around it."""
@@ -107,21 +150,21 @@ class Jobs(list[Job]):
                 by_run[run].append(job)
         return by_run
 
-    def of(self, run: str) -> list[Job]:
+    def for_run(self, run: str) -> list[Job]:
         """Return the jobs that were to do a run: of thousands, in arrays, one or two."""
         return self._by_run.get(run, [])
 
 
-def read_jobs(results: ResultsFolder) -> Jobs:
-    """List the jobs of a results folder, oldest first."""
+def read_jobs(results: ResultsFolder, ask_scheduler: AskScheduler) -> Jobs:
+    """List the jobs of a results folder, oldest first. The scheduler is asked only where it has some."""
     entries = ledger.read_ledger(results.ledger)
     cancelled = {entry.job_id for _, entry in entries if isinstance(entry, ledger.JobCancelled)}
     submitted = [(since, entry) for since, entry in entries if isinstance(entry, ledger.JobSubmitted)]
     named = [(since, entry.name) for since, entry in submitted if entry.name]
-    slurm = None
+    scheduler = None
     if named:
         began = datetime.fromtimestamp(named[0][0] / 1e9 - CLOCK_SKEW_S)
-        slurm = SlurmSnapshot([name for _, name in named], began.isoformat(timespec="seconds"))
+        scheduler = ask_scheduler([name for _, name in named], began.isoformat(timespec="seconds"))
     return Jobs(
         Job(
             job_id=array_element_id(entry.job_id, index),
@@ -130,7 +173,7 @@ def read_jobs(results: ResultsFolder) -> Jobs:
             cancelled=entry.job_id in cancelled,
             name=entry.name,
             index=index,
-            slurm=slurm if entry.name else None,
+            scheduler=scheduler if entry.name else None,
         )
         for _, entry in submitted
         for index, runs in _array_elements(entry)
@@ -144,7 +187,7 @@ def _array_elements(entry: ledger.JobSubmitted) -> list[tuple[int | None, tuple[
 
 
 class LivingJobs(Sequence[Job]):
-    """Those of some jobs that live; nobody is asked before the first one is wanted."""
+    """The living ones among some jobs; looked up when the first one is needed."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self._jobs = jobs
@@ -171,10 +214,10 @@ class LivingJobs(Sequence[Job]):
         return self._living[at]
 
 
-def is_job_over(results: ResultsFolder, job_id: str) -> bool | None:
+def is_job_over(results: ResultsFolder, ask_scheduler: AskScheduler, job_id: str) -> bool | None:
     """Return whether the scheduler says that a job is over; None where it can't know."""
-    job = next((job for job in read_jobs(results) if job.job_id == job_id), None)
-    return None if job is None or job.slurm is None else not job.alive()
+    job = next((job for job in read_jobs(results, ask_scheduler) if job.job_id == job_id), None)
+    return None if job is None or job.scheduler is None else not job.alive()
 
 
 def cancel_job(results: ResultsFolder, job: Job, number: signal.Signals = signal.SIGTERM) -> None:
@@ -183,47 +226,26 @@ def cancel_job(results: ResultsFolder, job: Job, number: signal.Signals = signal
     end_job(job, number)
 
 
-def cancel_on_cluster(results: ResultsFolder, jobs: Sequence[Job]) -> list[str]:
-    """Cancel jobs in a scheduler's queue, all with one request; returns how the scheduler calls them.
-
-    Raises SlurmError where the scheduler refuses or does not answer.
-    """
-    places = [job.slurm.find(job.name, job.index) for job in jobs if job.slurm and job.name]
-    unreachable = [job.slurm.problem for job in jobs if job.slurm and job.slurm.problem]
-    if unreachable:
-        raise SlurmError(f"Slurm does not answer: {unreachable[0]}. Nothing was cancelled")
-    slurm_ids = list(dict.fromkeys(place.slurm_id.partition("_")[0] for place in places if place))
-    if not slurm_ids:
-        return []
-    for job_id in dict.fromkeys(job.folder.path.name for job in jobs):
-        ledger.append_entry(results.ledger, ledger.JobCancelled(job_id=job_id))
-    run_slurm(["scancel", *slurm_ids])
-    deadline = time.monotonic() + CANCEL_TIMEOUT_S
-    while time.monotonic() < deadline and any(job.alive() for job in read_jobs(results) if job.slurm):
-        time.sleep(SLURM_POLL_S)
-    return [f"Slurm job {slurm_id}" for slurm_id in slurm_ids]
-
-
 def end_job(job: Job, number: signal.Signals = signal.SIGTERM) -> None:
     """End a job and all its ranks; returns when nothing of it is left.
 
-    Raises HpcbenchError where the job is on another machine or belongs to somebody else.
+    Raises HpcbenchError where the job is on another machine or belongs to another user.
     """
-    told: set[int] = set()
+    signalled: set[int] = set()
     deadline = time.monotonic() + CANCEL_TIMEOUT_S
     while living := [process for process in job.processes() if process.alive() is not False]:
-        # The executor's process is told only while the job itself has not begun: it would pass the signal on,
-        # and a second signal means "at once".
+        # The executor's process is signalled only while the job itself has not begun: it would pass the
+        # signal on, and a second signal means "at once".
         target = living[0]
         if target.alive() is None:
             raise HpcbenchError(f"job {job.job_id} is on {target.host}: cancel it there")
         if time.monotonic() > deadline:
             for process in living:
                 _send_signal(job, process, signal.SIGKILL)
-        elif target.pid not in told and (target.pid == _owner_pid(job) or not told):
-            told.add(target.pid)
+        elif target.pid not in signalled and (target.pid == _owner_pid(job) or not signalled):
+            signalled.add(target.pid)
             _send_signal(job, target, number)
-        time.sleep(POLL_S)
+        time.sleep(SIGNAL_POLL_S)
 
 
 def _owner_pid(job: Job) -> int | None:
