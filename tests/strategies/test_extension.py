@@ -59,7 +59,7 @@ DATASET = '''
 
 import numpy as np
 
-from hpcbench.errors import Place, input_error
+from hpcbench.errors import SourcePlace, input_error
 from hpcbench.tasks.shared_folders import mark_generated
 
 FILES = {"train": "train.npz", "evaluation": "test.npz"}
@@ -68,7 +68,7 @@ FILES = {"train": "train.npz", "evaluation": "test.npz"}
 def read_part(folder, part):
     path = folder / FILES[part]
     if not path.exists():
-        raise input_error(f"the {part} file of stripes is not here", place=Place(str(path)))
+        raise input_error(f"the {part} file of stripes is not here", place=SourcePlace(str(path)))
     return np.load(path)
 
 
