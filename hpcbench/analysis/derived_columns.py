@@ -67,7 +67,7 @@ def _weak_key(row: RankingRow) -> Hashable:
     return "batch", row["batch_per_rank"], *(row[key] for key in REFERENCE_COLUMNS)
 
 
-TARGET_SHARE_OF_BEST = 0.99  # of the best accuracy of a class: the target where nobody names one
+TARGET_SHARE_OF_BEST = 0.99  # of the best accuracy of a class: the default target
 
 
 def target_accuracies(runs: pd.DataFrame, named_pct: float | None = None) -> dict[str, float]:

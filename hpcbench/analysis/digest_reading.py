@@ -20,10 +20,11 @@ from typing import Any
 
 import orjson
 
-import hpcbench
 from hpcbench.analysis.run_digest import RunDigest, digest_from_json, digest_to_json, read_digest
+from hpcbench.analysis.run_figures import RunChecks
 from hpcbench.analysis.step_tables import StoredSteps
 from hpcbench.runs.results_folder import ResultsFolder, RunFolder
+from hpcbench.runs.run_environment import source_files
 
 WATCHED_FILES = re.compile(r"events\..*\.jsonl|claim\..*\.json|spec\.json")
 CODE_FOLDERS = ("analysis", "audit", "ceilings", "runs", "strategies", "sweep")  # what digests depend on
@@ -42,10 +43,14 @@ def file_state_of(folder: RunFolder, claimed: Collection[int]) -> tuple[FileStat
 
 @dataclass
 class DigestCache:
-    """The cache of one report folder; `parts` are the files with steps, in the folder `steps`."""
+    """The cache of one report folder: digests of runs. The files with their steps are in the folder `steps`.
+
+    `checks` are the codes of the checks that were applied to these runs.
+    """
 
     file: Path
     steps: Path
+    checks: Sequence[str] = ()
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -55,16 +60,19 @@ class DigestCache:
         try:
             data = orjson.loads(file.read_bytes())
             if data["code"] == code_hash():
-                whole = {name for name, look in data["parts"].items() if look == _part_state(steps / name)}
-                cache.runs = {key: run for key, run in data["runs"].items() if run["steps"][0] in whole}
+                unchanged = {
+                    name for name, state in data["parts"].items() if state == _part_state(steps / name)
+                }
+                cache.runs = {key: run for key, run in data["runs"].items() if run["steps"][0] in unchanged}
+                cache.checks = data["checks"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError):
             return cls(file, steps)
         return cache
 
-    def find(self, folder: RunFolder, look: FileState) -> RunDigest | None:
-        """Return what is known of a run that looks as it did."""
+    def find(self, folder: RunFolder, state: FileState, checks: RunChecks) -> RunDigest | None:
+        """Return the digest of a run whose files are unchanged and to which these checks were applied."""
         run = self.runs.get(str(folder.path))
-        if run is None or run["look"] != look:
+        if run is None or run["look"] != state or list(self.checks) != sorted(checks):
             return None
         part, first, rows, experiment = run["steps"]
         try:
@@ -73,20 +81,23 @@ class DigestCache:
             return None
 
 
-def dump_cache(runs: Mapping[str, tuple[FileState, RunDigest, StoredSteps]]) -> bytes:
-    """Return the text of a cache, from the look, the digest and the stored steps of each run folder."""
+def dump_cache(
+    runs: Mapping[str, tuple[FileState, RunDigest, StoredSteps]], checks: Collection[str] = ()
+) -> bytes:
+    """Return the text of a cache, from the file state, digest and stored steps of each run folder."""
     parts = {stored.part for _, _, stored in runs.values()}
     return orjson.dumps(
         {
             "code": code_hash(),
+            "checks": sorted(checks),
             "parts": {part.name: _part_state(part) for part in sorted(parts)},
             "runs": {
                 key: {
-                    "look": look,
+                    "look": state,
                     "steps": [stored.part.name, stored.first, stored.rows, stored.experiment],
                     "digest": digest_to_json(kept),
                 }
-                for key, (look, kept, stored) in runs.items()
+                for key, (state, kept, stored) in runs.items()
             },
         },
         option=orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY,
@@ -104,16 +115,15 @@ def _part_state(part: Path) -> list[int] | None:
 @functools.cache
 def code_hash() -> str:
     """Return a hash of the program that derives digests."""
-    root = Path(hpcbench.__file__).parent
-    found = hashlib.blake2b(digest_size=16)
-    for path in sorted(path for name in CODE_FOLDERS for path in (root / name).rglob("*.py")):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+    digest = hashlib.blake2b(digest_size=16)
+    for path in source_files(CODE_FOLDERS):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 # A process needs a few hundredths of a second to start; one reads about 50 MB in a second.
 BYTES_PER_PROCESS = 10_000_000
-PARTS_PER_PROCESS = 8  # so that nobody waits long for the last one
+PARTS_PER_PROCESS = 8  # so that no process works alone for long at the end
 
 
 @dataclass(frozen=True)
@@ -128,38 +138,39 @@ class RunReference:
 
 
 def read_digests(
-    references: Sequence[RunReference], cache: DigestCache | None
+    references: Sequence[RunReference], cache: DigestCache | None, checks: RunChecks
 ) -> list[tuple[FileState, RunDigest]]:
-    """Return look and digest of each run, from the cache or from its records.
+    """Return file state and digest of each run, from the cache or from its records.
 
-    A run is looked at before it is read: what is written meanwhile makes it look changed the next time.
+    The state is taken before the records are read: what is written meanwhile counts as a change next time.
     """
     with garbage_collection_off():
-        looks = [file_state_of(each.folder, each.claimed) for each in references]
+        states = [file_state_of(run.folder, run.claimed) for run in references]
         known = [
-            cache.find(each.folder, look) if cache else None
-            for each, (look, _) in zip(references, looks, strict=True)
+            cache.find(run.folder, state, checks) if cache else None
+            for run, (state, _) in zip(references, states, strict=True)
         ]
-        rest = [place for place, found in enumerate(known) if found is None]
-        size = sum(looks[place][1] for place in rest)
-        read = iter(_read_digests([references[place] for place in rest], size))
-        return [(look, found or next(read)) for (look, _), found in zip(looks, known, strict=True)]
+        unknown = [index for index, digest in enumerate(known) if digest is None]
+        size_bytes = sum(states[index][1] for index in unknown)
+        read = iter(_read_digests([references[index] for index in unknown], size_bytes, checks))
+        return [(state, digest or next(read)) for (state, _), digest in zip(states, known, strict=True)]
 
 
-def _read_digests(references: Sequence[RunReference], size_bytes: int) -> list[RunDigest]:
+def _read_digests(references: Sequence[RunReference], size_bytes: int, checks: RunChecks) -> list[RunDigest]:
     processes = min(len(os.sched_getaffinity(0)), size_bytes // BYTES_PER_PROCESS, len(references))
     if processes < 2:
-        return [_read_referenced(each) for each in references]
-    # Forked processes are there at once, and none of our threads may hold a lock meanwhile.
+        return [_read_referenced(run, checks) for run in references]
+    # A fork starts at once, and is safe only while no thread of this process can hold a lock.
     method = "fork" if threading.active_count() == 1 else "spawn"
     share = max(1, len(references) // (processes * PARTS_PER_PROCESS))
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(processes, mp_context=context, initializer=gc.disable) as pool:
-        return list(pool.map(_read_referenced, references, chunksize=share))
+        read = functools.partial(_read_referenced, checks=checks)
+        return list(pool.map(read, references, chunksize=share))
 
 
-def _read_referenced(reference: RunReference) -> RunDigest:
-    return read_digest(reference.folder, reference.claimed)
+def _read_referenced(reference: RunReference, checks: RunChecks) -> RunDigest:
+    return read_digest(reference.folder, reference.claimed, checks)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpcbench.analysis.result_columns import PHASES
 from hpcbench.analysis.results_loading import LoadedResults, LoadedRun
 from hpcbench.analysis.run_figures import RunFigures, exposed_exchange_s
 from hpcbench.analysis.run_history import RecordedState, RunHistory
@@ -26,6 +25,7 @@ from hpcbench.ceilings.step_prediction import (
     predict_other_ranks,
     predict_step,
 )
+from hpcbench.runs.events import PHASES
 from hpcbench.sweep.run_spec import RunSpec, Sweep
 
 ExchangeKey = tuple[object, ...]
@@ -195,7 +195,7 @@ def _binding_limit(
 
 
 def _mfu_pct(spec: RunSpec, ceilings: Ceilings, samples_s: float | None) -> float | None:
-    """Return model FLOP utilisation: counted FLOP of a device over its measured matrix rate (rule 9)."""
+    """Return counted FLOP of a device over its measured matrix rate (MFU; docs/methodology.md, M9)."""
     compute, rate = ceilings.compute(spec), ceilings.matrix_flop_per_s(spec)
     if compute is None or rate is None or samples_s is None:
         return None
@@ -240,28 +240,21 @@ def predict_runs(sweep: Sweep, ceilings: Ceilings, loaded: LoadedResults | None)
     """Return a prediction for the first repeat of each run of a sweep, beside what was measured of it."""
     known = dataclasses.replace(loaded, ceilings=ceilings) if loaded else None
     seen: Mapping[ExchangeKey, ObservedCosts] = observed_costs(known) if known else {}
-    measured = _measured_by_configuration(known) if known else {}
+    compared = compare_with_predictions(known).values() if known else ()
+    measured = {run.spec.configuration_id: run for run in compared}
     found = []
     for spec in (run for run in sweep.runs if run.repeat == 0):
         here = ceilings.for_device(spec)
-        standing = measured.get(_configuration_id(spec))
+        known_run = measured.get(spec.configuration_id)
         found.append(
             SweepRunPrediction(
                 spec,
-                standing.predicted if standing else predict_step(spec, here, seen.get(exchange_key(spec))),
-                standing.step_s if standing else None,
+                known_run.predicted if known_run else predict_step(spec, here, seen.get(exchange_key(spec))),
+                known_run.step_s if known_run else None,
                 predict_other_ranks(spec, here, seen.get(exchange_key(spec))),
             )
         )
     return found
-
-
-def _measured_by_configuration(loaded: LoadedResults) -> dict[str, MeasuredVsPredicted]:
-    return {_configuration_id(each.spec): each for each in compare_with_predictions(loaded).values()}
-
-
-def _configuration_id(spec: RunSpec) -> str:
-    return dataclasses.replace(spec, seed=0).run_id
 
 
 def _prediction_json(prediction: StepPrediction) -> dict[str, Any]:
@@ -276,7 +269,7 @@ def prediction_error_lines(found: Sequence[SweepRunPrediction]) -> list[str]:
         if each.error_pct is not None:
             errors.setdefault(each.spec.strategy, []).append(each.error_pct)
     if not errors:
-        return ["Nothing of this sweep was measured yet: how far these predictions are off is not known."]
+        return ["No run of this sweep was measured yet: the error of these predictions is not known."]
     return [
         f"{strategy}: step time off by {statistics.median(map(abs, values)):.0f} % "
         f"(median of {len(values)}), {max(values, key=abs):+.0f} % at most"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hpcbench.runs.events import PHASES
+
 TEXT, NUMBER, WHOLE, FLAG = "string", "Float64", "Int64", "boolean"  # pandas' nullable types
 
-# DESIGN section 4: exactly these columns, in this order.
+# The columns of ranking.csv, in this order (docs/report.md).
 RANKING_COLUMNS = {
     "rank": WHOLE, "rank_high": WHOLE, "experiment": TEXT, "strategy": TEXT, "backend": TEXT, "model": TEXT,
     "dataset": TEXT, "class": TEXT, "batch_per_rank": WHOLE, "ranks": WHOLE, "devices": WHOLE, "nodes": WHOLE,
@@ -17,9 +19,6 @@ RANKING_COLUMNS = {
     "peak_mem_mb": NUMBER, "data_wait_pct": NUMBER, "exposed_comm_pct": NUMBER, "steps_per_epoch": WHOLE,
     "limit": TEXT, "findings": TEXT, "trusted": TEXT,
 }  # fmt: skip
-
-
-PHASES = ("data_wait", "forward_backward", "exchange", "update", "other")
 
 
 Row = dict[str, Any]

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from hpcbench.analysis.result_columns import RANKING_MEASURES
-from hpcbench.analysis.results_loading import load_results
+from hpcbench.analysis.results_loading import LoadedResults, load_results
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.analysis.statistical_tests import (
     CONFIDENCE,
@@ -31,7 +31,7 @@ MACHINE_FACTS = (
     "devices",
     "packages",
     "python",
-)  # of the environment (MEASURING rule 14)
+)  # of the environment (docs/methodology.md, M14)
 
 
 class ChangeVerdict(StrEnum):
@@ -105,7 +105,7 @@ class _TwoSamples:
 def compare_results(old: Path, new: Path, *, tolerance_pct: float) -> ResultComparison:
     """Compare two results folders. Raises InputError where one is none."""
     then, now = load_results([old]), load_results([new])
-    names = _same_runs(then.runs, now.runs)
+    names = _same_runs(then, now)
     measured = [
         _measure(
             name,
@@ -131,23 +131,15 @@ def compare_results(old: Path, new: Path, *, tolerance_pct: float) -> ResultComp
     )
 
 
-def _same_runs(old: pd.DataFrame, new: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Return the experiments of both that are the same run, whatever they are called, by their new names."""
-    then, now = _configurations(old), _configurations(new)
-    return {now[key]: (then[key], now[key]) for key in sorted(then.keys() & now.keys(), key=lambda k: now[k])}
+def _same_runs(old: LoadedResults, new: LoadedResults) -> dict[str, tuple[str, str]]:
+    """Return the names of runs with one configuration in both results, by their new name."""
+    before, after = _names_by_configuration(old), _names_by_configuration(new)
+    same = sorted(before.keys() & after.keys(), key=lambda configuration: after[configuration])
+    return {after[configuration]: (before[configuration], after[configuration]) for configuration in same}
 
 
-def _configurations(runs: pd.DataFrame) -> dict[str, str]:
-    """Return the name of each configuration: what all repeats have in common."""
-    found = {}
-    for name, text in runs.dropna(subset=["spec"])[["experiment", "spec"]].itertuples(index=False):
-        spec = json.loads(text)
-        for key in ("name", "repeat", "seed", "save_weights", "probe", "measure_exchange", "timeout_s"):
-            spec.pop(key, None)
-        spec.get("resources", {}).pop("time", None)
-        spec.get("container", {}).pop("image", None)
-        found[json.dumps(spec, sort_keys=True)] = str(name)
-    return found
+def _names_by_configuration(loaded: LoadedResults) -> dict[str, str]:
+    return {run.configuration: name for name, run in loaded.keyed if run.spec}
 
 
 def _measure(experiment: str, column: str, old: pd.DataFrame, new: pd.DataFrame) -> _TwoSamples:

@@ -18,12 +18,12 @@ import yaml
 from hpcbench.analysis import result_columns, result_rows
 from hpcbench.analysis.digest_reading import DigestCache, FileState, RunReference, read_digests
 from hpcbench.analysis.run_digest import RunDigest
-from hpcbench.analysis.run_figures import RunFigures
+from hpcbench.analysis.run_figures import RunChecks, RunFigures
 from hpcbench.analysis.run_history import RecordedState, RunHistory
 from hpcbench.analysis.step_tables import load_step_tables
-from hpcbench.ceilings.ceiling_records import MeasuredCeiling, read_ceilings
+from hpcbench.ceilings.ceiling_records import read_all_ceilings
 from hpcbench.ceilings.node_ceilings import Ceilings
-from hpcbench.errors import RecordError, SourcePlace, input_error
+from hpcbench.errors import SourcePlace, input_error
 from hpcbench.runs import ledger
 from hpcbench.runs.results_folder import ResultsFolder, open_results_folder
 from hpcbench.sweep.run_spec import NOT_IDENTITY, NOT_RECIPE, Group, RunSpec, flatten
@@ -74,8 +74,8 @@ class LoadedRun:
 
     @property
     def configuration(self) -> str:
-        """What all repeats of a run have in common and no other run has."""
-        return self.digest.configuration
+        """What all repeats of a run have in common and no other run has; empty without a spec."""
+        return self.spec.configuration_id if self.spec else ""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class LoadedResults:
 
     @cached_property
     def steps(self) -> pd.DataFrame:
-        """The steps of all runs: millions of rows, put together when somebody wants them."""
+        """The steps of all runs: millions of rows, concatenated on first use."""
         tables = load_step_tables([run.digest.steps for _, run in self.keyed])
         return result_rows.step_frame(
             [(_key_columns(name, run), table) for (name, run), table in zip(self.keyed, tables, strict=True)]
@@ -102,11 +102,16 @@ class LoadedResults:
 
 
 def load_results(
-    folders: Sequence[Path], *, blocks: Mapping[str, int] | None = None, cache: DigestCache | None = None
+    folders: Sequence[Path],
+    *,
+    checks: RunChecks | None = None,
+    blocks: Mapping[str, int] | None = None,
+    cache: DigestCache | None = None,
 ) -> LoadedResults:
-    """Read results folders, as far as a cache does not know them.
+    """Read results folders; runs that the cache has are not read again.
 
-    `blocks` is into how many parts each model can be cut, which a prediction of sharded runs needs.
+    `checks` are applied to each finished run. `blocks` is into how many parts each model can be cut, which a
+    prediction of sharded runs needs.
     Raises InputError where a folder holds no results; broken records are problems, not errors.
     """
     problems: list[str] = []
@@ -115,7 +120,7 @@ def load_results(
     there = [each for path in distinct for each in _references(open_results_folder(path), problems)]
     found = [
         LoadedRun(name=each.name, repeat=each.repeat, folder=each.results, look=look, digest=digest)
-        for each, (look, digest) in zip(there, read_digests(there, cache), strict=True)
+        for each, (look, digest) in zip(there, read_digests(there, cache, checks or {}), strict=True)
     ]
     runs = _without_duplicates(found, problems)
     names = _experiment_names(runs, problems)
@@ -123,6 +128,7 @@ def load_results(
         problems += [f"{run.place}: {problem}" for problem in run.history.problems]
     labels = label_classes(run.spec for run in runs if run.spec)
     keyed = [(names[run.name, run.configuration], run) for run in runs]
+    ceiling_files = [file for path in distinct for file in ResultsFolder(path).ceiling_files()]
     return LoadedResults(
         result_rows.sorted_table(
             [_run_row(name, run, labels) for name, run in keyed],
@@ -136,21 +142,8 @@ def load_results(
         ),
         problems,
         keyed,
-        Ceilings.of(_read_ceilings(distinct, problems), blocks or {}),
+        Ceilings.of(read_all_ceilings(ceiling_files, problems), blocks or {}),
     )
-
-
-def _read_ceilings(folders: Sequence[Path], problems: list[str]) -> list[MeasuredCeiling]:
-    found: list[MeasuredCeiling] = []
-    for file in (file for path in folders for file in ResultsFolder(path).ceiling_files()):
-        try:
-            reading = read_ceilings(file)
-        except (RecordError, OSError) as error:
-            problems.append(f"{error}; the ceilings in this file were left out")
-            continue
-        found += reading.records
-        problems += [f"{file}: a last line that was cut off, and dropped"] if reading.torn else []
-    return sorted(found, key=lambda record: record.time_ns)
 
 
 def _key_columns(name: str, run: LoadedRun) -> result_columns.Row:

@@ -5,26 +5,27 @@ It is what the cache keeps.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter
 
 from hpcbench.analysis import result_columns, result_rows
 from hpcbench.analysis.run_figures import (
     PARITY_STEPS,
     FinishedRepeat,
     Observation,
+    RunChecks,
     RunFigures,
     derive_figures,
 )
 from hpcbench.analysis.run_history import LARGE_FIELDS, RecordedState, RunHistory, read_history
 from hpcbench.analysis.step_tables import StepTable, StoredSteps, step_table
-from hpcbench.audit.rule_table import ALL_RULES
 from hpcbench.errors import RecordError
-from hpcbench.runs.events import Check, Epoch, Evaluation, Event, ExchangeAblation, RunFinished, RunStarted
 from hpcbench.runs.results_folder import RunFolder
 from hpcbench.runs.spec_file import read_spec_json
 from hpcbench.sweep.run_spec import RunSpec
@@ -32,28 +33,17 @@ from hpcbench.sweep.run_spec import RunSpec
 MAX_CURVE_POINTS = 120  # of a curve over steps: a line of more is noise to the eye
 CURVE_DIGITS = 7  # of a point: more are not seen, and thousands of curves are cached
 
-# How the events in a history are kept: one, a sequence, or a sequence for each epoch.
-SINGLE_EVENTS: dict[str, type[Event]] = {"started": RunStarted}
-EVENT_LISTS: dict[str, type[Event]] = {
-    "starts": RunStarted,
-    "finished": RunFinished,
-    "ablations": ExchangeAblation,
-}
-EPOCH_EVENTS: dict[str, type[Event]] = {"evaluations": Evaluation, "epochs": Epoch, "checks": Check}
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunDigest:
     """One repeat of one run. `spec` is None where it can't be read; `history` has none of its large parts.
 
-    `configuration` is what all repeats of a run have in common and no other run has, empty without a spec.
-    `observed` is what each rule sees in a finished run, by its code; `first_losses` are those of the steps
+    `observed` is what each check found in a finished run, by its code; `first_losses` are those of the steps
     that parity is judged by; `curve` is the loss over training: steps, and the mean around each.
     """
 
     run_id: str = ""
     spec: RunSpec | None = None
-    configuration: str = ""
     history: RunHistory
     figures: RunFigures | None = None
     epochs: tuple[result_columns.Row, ...] = ()
@@ -63,24 +53,26 @@ class RunDigest:
     steps: StepTable | StoredSteps = field(default_factory=StepTable.empty)
 
 
-def read_digest(folder: RunFolder, claimed: Collection[int]) -> RunDigest:
-    """Read a run. What can't be read is a state of the run, not an error."""
+def read_digest(folder: RunFolder, claimed: Collection[int], checks: RunChecks) -> RunDigest:
+    """Read a run, and apply the checks if it is finished.
+
+    What cannot be read is a state of the run, not an error.
+    """
     spec, run_id = None, ""
     try:
         spec, run_id = _read_spec(folder)
         history = read_history(folder, spec, run_id, {*claimed, *folder.attempts()})
     except (RecordError, OSError) as error:
         broken = RunHistory(state=RecordedState.UNREADABLE, reason=str(error), problems=(str(error),))
-        return RunDigest(run_id=run_id, spec=spec, configuration=_digest_configuration(spec), history=broken)
+        return RunDigest(run_id=run_id, spec=spec, history=broken)
     steps = step_table(history.windows)
     return RunDigest(
         run_id=run_id,
         spec=spec,
-        configuration=_digest_configuration(spec),
         history=history.kept(),
         figures=derive_figures(history, spec),
         epochs=tuple(result_rows.epoch_rows(history, spec, steps)),
-        observed=_observations(history, spec) if history.state is RecordedState.FINISHED else {},
+        observed=_observations(history, spec, checks) if history.state is RecordedState.FINISHED else {},
         first_losses=_first_losses(steps),
         curve=_loss_curve(steps),
         steps=steps,
@@ -95,14 +87,10 @@ def _read_spec(folder: RunFolder) -> tuple[RunSpec, str]:
         raise RecordError(f"{folder.spec}: this does not describe a run ({error!r})") from error
 
 
-def _digest_configuration(spec: RunSpec | None) -> str:
-    return replace(spec, seed=0).run_id if spec else ""
-
-
-def _observations(history: RunHistory, spec: RunSpec) -> dict[str, Observation]:
+def _observations(history: RunHistory, spec: RunSpec, checks: RunChecks) -> dict[str, Observation]:
     repeat = FinishedRepeat(experiment=spec.name, spec=spec, history=history)
-    seen = {rule.code: rule.of_repeat(repeat) for rule in ALL_RULES if rule.of_repeat is not None}
-    return {code: observation for code, observation in seen.items() if observation is not None}
+    observed = {code: check(repeat) for code, check in checks.items()}
+    return {code: observation for code, observation in observed.items() if observation is not None}
 
 
 def _first_losses(steps: StepTable) -> tuple[float, ...]:
@@ -131,7 +119,6 @@ def digest_to_json(kept: RunDigest) -> dict[str, Any]:
     return {
         "run_id": kept.run_id,
         "spec": _field_values(kept.spec),
-        "configuration": kept.configuration,
         "history": {name: value for name, value in history.items() if name not in LARGE_FIELDS},
         "figures": kept.figures,
         "epochs": kept.epochs,
@@ -147,39 +134,13 @@ def _field_values(kept: Any) -> Any:
 
 
 def digest_from_json(data: Mapping[str, Any], steps: StoredSteps) -> RunDigest:
-    """Return what `to_json` was made of. Raises KeyError, TypeError or ValueError for anything else."""
-    derived = data["figures"]
-    return RunDigest(
-        run_id=data["run_id"],
-        spec=RunSpec.from_json(data["spec"]) if data["spec"] else None,
-        configuration=data["configuration"],
-        history=_history_from_json(data["history"]),
-        figures=RunFigures(**{**derived, "staleness": _with_integer_keys(derived["staleness"])})
-        if derived
-        else None,
-        epochs=tuple(data["epochs"]),
-        observed={code: Observation(**seen) for code, seen in data["observed"].items()},
-        first_losses=tuple(data["first_losses"]),
-        curve=tuple(data["curve"]),
-        steps=steps,
-    )
+    """Return what `digest_to_json` was made of. Raises KeyError, TypeError or ValueError otherwise."""
+    spec = RunSpec.from_json(data["spec"]) if data["spec"] else None  # keeps integers, which ids depend on
+    (digest,) = _digest_adapter().validate_python([{**data, "spec": spec}])
+    return replace(digest, history=digest.history.kept(), steps=steps)
 
 
-def _with_integer_keys(counts: Mapping[str, int] | None) -> dict[int, int] | None:
-    return None if counts is None else {int(value): count for value, count in counts.items()}
-
-
-def _history_from_json(data: Mapping[str, Any]) -> RunHistory:
-    values = dict(data) | {"state": RecordedState(data["state"])}
-    values |= {name: tuple(data[name]) for name in ("attempts", "problems")}
-    values |= {name: cls(**data[name]) if data[name] else None for name, cls in SINGLE_EVENTS.items()}
-    values |= {name: _events_from_json(cls, data[name]) for name, cls in EVENT_LISTS.items()}
-    values |= {
-        name: {int(epoch): _events_from_json(cls, lines) for epoch, lines in data[name].items()}
-        for name, cls in EPOCH_EVENTS.items()
-    }
-    return RunHistory(**values).kept()
-
-
-def _events_from_json(cls: type[Event], lines: Iterable[Mapping[str, Any]]) -> tuple[Any, ...]:
-    return tuple(cls(**line) for line in lines)
+@functools.cache
+def _digest_adapter() -> TypeAdapter[list[RunDigest]]:
+    # A list, because pydantic takes no configuration for a dataclass itself.
+    return TypeAdapter(list[RunDigest], config=ConfigDict(arbitrary_types_allowed=True))

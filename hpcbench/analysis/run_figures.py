@@ -7,16 +7,15 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from hpcbench.analysis.result_columns import PHASES
 from hpcbench.analysis.run_history import RunHistory
 from hpcbench.analysis.step_windows import RunWindows
-from hpcbench.runs.events import Epoch, Evaluation
+from hpcbench.runs.events import PHASES, Epoch, Evaluation
 from hpcbench.strategies.strategy_registry import find_strategy
 from hpcbench.sweep.run_spec import RunSpec
 
@@ -98,13 +97,13 @@ def occupied_devices(spec: RunSpec) -> int:
 
 
 def throughput_samples_s(windows: RunWindows) -> float | None:
-    """Return samples of all ranks over the time of the slowest (MEASURING rules 1 and 2); None if empty."""
+    """Return samples of all ranks over the time of the slowest rank (docs/methodology.md, M1, M2)."""
     wall_s = float(windows.wall_s.sum())
     return float(windows.samples.sum()) / wall_s if wall_s > 0 else None
 
 
 def is_asynchronous_run(spec: RunSpec) -> bool:
-    """Say whether a server applies gradients as they come: then its clock is the clock (MEASURING rule 3)."""
+    """Return whether a server applies each gradient as it comes (docs/methodology.md, M3)."""
     return find_strategy(spec.strategy).is_asynchronous(spec.strategy_options)
 
 
@@ -150,13 +149,13 @@ def _peak_mem_mb(history: RunHistory) -> float | None:
 def exchange_follows_backward(spec: RunSpec) -> bool:
     """Say whether all communication of a run stands in its exchange phase, none hidden in the backward pass.
 
-    Only then is the phase what MEASURING rule 7 calls exposed; elsewhere it takes an ablation to know.
+    Only then is the phase what docs/methodology.md, M7 calls exposed; elsewhere it takes an ablation to know.
     """
     return find_strategy(spec.strategy).exchange_after_backward(spec.strategy_options)
 
 
 def step_percentiles_s(windows: RunWindows) -> tuple[float | None, float | None, float | None]:
-    """Return p50, p90 and p99 of the step times of all ranks together (MEASURING rule 10); None if empty."""
+    """Return p50, p90, p99 of the step times of all ranks, None if empty (docs/methodology.md, M10)."""
     pooled = windows.pooled("step_s")
     if not len(pooled):
         return None, None, None
@@ -203,7 +202,7 @@ def _joules_per_sample(history: RunHistory, samples_s: float | None) -> float | 
 
 
 def exposed_exchange_s(history: RunHistory) -> float | None:
-    """Return what a step takes longer with the exchange than without it, where that was tried (rule 7).
+    """Return the time that the exchange adds to a step, where that was measured (docs/methodology.md, M7).
 
     Medians over the steps of each rank, mean over ranks: a step that was disturbed counts for one.
     """
@@ -231,7 +230,7 @@ def _mean_over_ranks(windows: RunWindows, name: str) -> float:
 
 
 def _exchange_part_s(windows: RunWindows, name: str) -> float | None:
-    """Return the seconds of a part of the exchange, mean over ranks; None where nobody measured it."""
+    """Return the seconds of a part of the exchange, mean over ranks; None where it was not measured."""
     known = windows.numbers(name)
     return float(np.nansum(known)) / len(windows.ranks) if (~np.isnan(known)).any() else None
 
@@ -242,7 +241,7 @@ def _staleness(history: RunHistory) -> dict[int, int] | None:
 
 
 def _share_pct(phase_s: dict[str, float], phase: str) -> float | None:
-    """Return a phase's share of all phases, which partition the windows' time (MEASURING rule 4)."""
+    """Return a phase's share of all phases, which partition the windows' time (docs/methodology.md, M4)."""
     whole = math.fsum(phase_s.values())
     return 100 * phase_s[phase] / whole if whole > 0 else None
 
@@ -291,4 +290,7 @@ class FinishedRepeat:
         return {epoch: accuracy for epoch, accuracy in known if accuracy is not None}
 
 
-PARITY_STEPS = 5  # longer fp32 runs drift apart by summation order alone (DESIGN section 5)
+# What judges one repeat while all of its history is in memory, by the code of the rule.
+RunChecks = Mapping[str, Callable[[FinishedRepeat], Observation | None]]
+
+PARITY_STEPS = 5  # longer fp32 runs drift apart by summation order alone (docs/methodology.md, M12)

@@ -24,7 +24,7 @@ from hpcbench.runs.events import (
     Telemetry,
     Updates,
 )
-from hpcbench.runs.rank_records import StepColumns
+from hpcbench.runs.rank_records import StepColumns, read_rank
 from hpcbench.runs.record_reader import Record
 from hpcbench.runs.results_folder import RunFolder
 from hpcbench.sweep.run_spec import RunSpec
@@ -126,7 +126,7 @@ def newest_by_epoch(
 
 
 class RecordedState(StrEnum):
-    """What became of a run, as far as its records tell."""
+    """How a run ended, according to its records."""
 
     FINISHED = "finished"
     FAILED = "failed"
@@ -197,7 +197,7 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
         ablations=ablations_of(attempts),
         telemetry=telemetry_of(attempts, useful),
         updates=updates,
-        earlier_s=sum(a.elapsed_s() for a in attempts[:-1] if a.number in useful),
+        earlier_s=sum((a.elapsed_s() for a in attempts[:-1] if a.number in useful), 0.0),
         torn=torn,
         problems=(*problems, *_unclaimed(folder, claimed)),
     )
@@ -206,8 +206,6 @@ def read_history(folder: RunFolder, spec: RunSpec, run_id: str, claimed: Collect
 def _read_attempts(
     folder: RunFolder, run_id: str, claimed: Collection[int]
 ) -> tuple[list[AttemptRecords], int, list[str]]:
-    from hpcbench.runs.rank_records import read_rank  # pyarrow: who shows what was found does without
-
     attempts = {number: AttemptRecords(number) for number in sorted(claimed)}
     torn, foreign = 0, set()
     for file in folder.event_files():
@@ -232,7 +230,7 @@ def _read_attempts(
 
 def _unclaimed(folder: RunFolder, claimed: Collection[int]) -> tuple[str, ...]:
     numbers = sorted({file.attempt for file in folder.event_files()} - set(claimed))
-    return tuple(f"records of attempt {number} left out: nobody claimed it" for number in numbers)
+    return tuple(f"records of attempt {number} left out: it was never claimed" for number in numbers)
 
 
 def _recorded_state(newest: AttemptRecords, ranks: int) -> tuple[RecordedState, str | None, str | None]:

@@ -15,12 +15,12 @@ Numbers = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 MIN_PAIRED_BLOCKS = (
-    3  # below this no difference is claimed (MEASURING rule 11: three repeats are the default)
+    3  # below this no difference is claimed (docs/methodology.md, M11: three repeats are the default)
 )
 POWER = 0.8  # of the design that `repeats_needed` proposes (Cohen 1988, section 2.4)
 MAX_BORROWED_FREEDOM = 2.0  # degrees of freedom out of other pairs, for each of a pair's own
 MIN_VARIANCES = 3  # from fewer pairs nothing is learnt about how variances vary
-MAX_REPEATS = 100  # nobody runs more: beyond it the answer is "not to be told apart"
+MAX_REPEATS = 100  # beyond it the answer is that no number of repeats suffices
 
 
 @dataclass(frozen=True)

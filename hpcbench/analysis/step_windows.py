@@ -82,7 +82,7 @@ class RunWindows:
 
     @cached_property
     def wall_s(self) -> FloatColumn:
-        """Time of each window on the slowest rank: the barriers at both ends make it everybody's."""
+        """Time of each window on the slowest rank: barriers at both ends make it the time of all."""
         slowest: FloatColumn = self.numbers("wall_s").max(axis=1, initial=0.0)
         return slowest
 
@@ -123,7 +123,7 @@ class DroppedData(Sequence[Any]):
 
     @property
     def _message(self) -> str:
-        return f"{self.what} are not kept: derive what is needed in analysis/digest.py"
+        return f"{self.what} are not kept: derive what is needed in analysis/run_digest.py"
 
 
 WARM_TOLERANCE = 0.05

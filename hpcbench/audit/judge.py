@@ -17,7 +17,6 @@ from hpcbench.audit.tables.foreign_table import ForeignTable
 from hpcbench.ceilings.node_ceilings import Ceilings
 
 SEVERITY_ORDER = tuple(Severity)
-FINDING_COLUMNS = ("severity", "code", "scope", "rows", "message", "advice", "figures")
 
 
 def audit_evidence(evidence: AuditEvidence, rules: Sequence[AuditRule] = ALL_RULES) -> list[Finding]:
@@ -40,7 +39,7 @@ def audit_ranking(ranking: Ranking, rules: Sequence[AuditRule] = ALL_RULES) -> l
 
 
 def audit_table(table: ForeignTable, rules: Sequence[AuditRule] = ALL_RULES) -> list[Finding]:
-    """Return what the rules find in a table that somebody else has made."""
+    """Return what the rules find in a table that others have published."""
     return sort_findings(
         rule.finding(seen) for rule in rules if rule.of_table is not None for seen in rule.of_table(table)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hpcbench.analysis.run_figures import RunChecks
 from hpcbench.audit.audit_findings import AuditRule
 from hpcbench.audit.rules import (
     ceiling_rules,
@@ -11,9 +12,9 @@ from hpcbench.audit.rules import (
     repeat_rules,
     replica_rules,
     sample_rules,
+    table_rules,
     timing_rules,
 )
-from hpcbench.audit.tables import table_checks
 
 RULES_BY_TOPIC: dict[str, tuple[AuditRule, ...]] = {
     "Samples": sample_rules.SAMPLE_RULES,
@@ -24,15 +25,17 @@ RULES_BY_TOPIC: dict[str, tuple[AuditRule, ...]] = {
     "Ceilings": ceiling_rules.CEILING_RULES,
     "Machine": machine_rules.MACHINE_RULES,
     "Repeats": repeat_rules.REPEAT_RULES,
-    "Tables of others": table_checks.TABLE_RULES,
+    "Tables of others": table_rules.TABLE_RULES,
 }
 ALL_RULES: tuple[AuditRule, ...] = tuple(rule for topic in RULES_BY_TOPIC.values() for rule in topic)
+# What is judged while the records of a run are read.
+RUN_CHECKS: RunChecks = {rule.code: rule.of_repeat for rule in ALL_RULES if rule.of_repeat is not None}
 
 _DOCUMENT_HEAD = """\
 # Audit
 
 `hpcbench audit RESULTS` judges the records of a sweep, `hpcbench audit TABLE.csv --samples-per-epoch N` a
-table that somebody else has made. `collect` audits too: a run with an error of run scope keeps its row and
+table that others have published. `collect` audits too: a run with an error of run scope keeps its row and
 its number, is marked, and takes no rank. Only finished runs are judged. The exit status is 1 if any finding
 is an error.
 

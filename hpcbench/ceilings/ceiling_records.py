@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hpcbench.errors import RecordError
+from hpcbench.errors import HpcbenchError, RecordError, input_error
 from hpcbench.runs.record_reader import FileReading, JsonLine, check_scalars, check_version, read_json_lines
 from hpcbench.runs.record_writer import drop_torn_line
 
@@ -178,6 +178,36 @@ def read_ceilings(path: Path) -> FileReading[MeasuredCeiling]:
     of ceiling, for figures that cannot be (a rate of 0), and for lines of a newer schema.
     """
     return read_json_lines(path, _parse_ceiling)
+
+
+def read_all_ceilings(files: Iterable[Path], problems: list[str] | None = None) -> list[MeasuredCeiling]:
+    """Return the records of several files in the order of their times.
+
+    Raises InputError for a missing file and RecordError for a broken one. With `problems`, such a file is
+    left out and described there instead.
+    """
+    found: list[MeasuredCeiling] = []
+    for path in files:
+        try:
+            reading = _read_named_file(path)
+        except HpcbenchError as error:
+            if problems is None:
+                raise
+            problems.append(f"{error}; the ceilings in this file were left out")
+            continue
+        found += reading.records
+        if reading.torn and problems is not None:
+            problems.append(f"{path}: a last line that was cut off, and dropped")
+    return sorted(found, key=lambda record: record.time_ns)
+
+
+def _read_named_file(path: Path) -> FileReading[MeasuredCeiling]:
+    try:
+        return read_ceilings(path)
+    except FileNotFoundError as error:
+        raise input_error("no such file of ceilings", key=str(path)) from error
+    except (OSError, UnicodeError) as error:
+        raise RecordError(f"{path}: not readable ({error})") from error
 
 
 def newest_ceilings(records: Iterable[MeasuredCeiling]) -> list[MeasuredCeiling]:

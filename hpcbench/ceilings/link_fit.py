@@ -33,7 +33,7 @@ class LinkFit:
     """The lines of a link, smallest sizes first, and how far they can be trusted.
 
     `tail` is the mean time over the lower quartile: the lines are of the latter, and a run pays the mean. It
-    is the median over sizes, so that one size's bad luck is not everybody's.
+    is the median over sizes, so that an outlier at one size does not affect the others.
     `left_out_error` is the median relative error at sizes that were left out of the fit (all but the two
     ends, which would be extrapolated), `repeatability` that of one repeat against the median of the others:
     no fit can be expected to be better. None where there are too few sizes or repeats to tell.
@@ -59,11 +59,6 @@ class LinkFit:
     def latency_s(self) -> float:
         """The time of the smallest message."""
         return self.lines[0].alpha_s
-
-    @property
-    def bandwidth_bytes_s(self) -> float:
-        """The bandwidth of the largest messages."""
-        return self.lines[-1].bandwidth_bytes_s
 
 
 @dataclass(frozen=True)
@@ -118,7 +113,7 @@ def _fit_ranges(sizes: Sequence[float], seconds: Sequence[float], ranges: int) -
         if ranges > 1 and any(end - begin < MIN_SIZES_PER_RANGE for begin, end in spans):
             continue
         fitted = [_fit_line(sizes[begin:end], seconds[begin:end]) for begin, end in spans]
-        # Nobody knows where between two sizes the one range ends and the next begins: in the middle.
+        # Where between two sizes one range ends and the next begins is not known: taken in the middle.
         borders = [math.sqrt(sizes[cut - 1] * sizes[cut]) for cut in cuts] + [math.inf]
         error = sum(each for each, _, _ in fitted)
         if best is None or error < best[0]:

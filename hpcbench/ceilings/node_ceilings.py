@@ -22,6 +22,7 @@ from hpcbench.ceilings.ceiling_records import (
 )
 from hpcbench.ceilings.compute_scaling import ComputeTime, compute_time, count_distance
 from hpcbench.ceilings.link_fit import AlphaBetaLine, LinkFit, fit_link
+from hpcbench.ceilings.measurement_points import local_devices, ranks_per_node
 from hpcbench.sweep.run_spec import RunSpec
 
 CeilingType = TypeVar("CeilingType", bound=Ceiling)
@@ -100,19 +101,19 @@ class Ceilings:
     def compute(self, spec: RunSpec, *, batch: int | None = None) -> ComputeTime | None:
         """Return what a device needs to train on a run's batch, or on another one, alone.
 
-        None: nobody has measured this model on such images at this precision.
+        None: this model was not measured on such images at this precision.
         """
         alike = [c for c in self.for_device(spec).each(ComputeCeiling) if _same_model(c, spec)]
         same = [c for c in alike if c.accumulation == spec.accumulation]
         whole = batch or spec.batch_size
         cpu, blocks = spec.device == CPU_DEVICE, self.blocks.get(spec.model, 1)
         if same:
-            return compute_time(same, whole, _concurrent_devices(spec), cpu=cpu, blocks=blocks)
+            return compute_time(same, whole, local_devices(spec), cpu=cpu, blocks=blocks)
         whole_batches = [c for c in alike if c.accumulation == 1]
         if not whole_batches:
             return None
         part = whole // spec.accumulation
-        found = compute_time(whole_batches, part, _concurrent_devices(spec), cpu=cpu, blocks=blocks)
+        found = compute_time(whole_batches, part, local_devices(spec), cpu=cpu, blocks=blocks)
         return found.repeated(spec.accumulation)
 
     def input(self, spec: RunSpec) -> InputTime | None:
@@ -128,7 +129,7 @@ class Ceilings:
         ]  # fmt: skip
         if not alike:
             return None
-        ranks, batch, workers = ranks_on_fullest_node(spec), spec.batch_size, spec.input.workers
+        ranks, batch, workers = ranks_per_node(spec), spec.batch_size, spec.input.workers
         found = min(
             alike,
             key=lambda c: (
@@ -176,7 +177,7 @@ class Ceilings:
     def matrix_flop_per_s(self, spec: RunSpec) -> float | None:
         """Return the measured matrix rate of one device at the run's precision."""
         alike = [c for c in self.for_device(spec).each(MatrixCeiling) if c.precision == spec.precision]
-        found = min(alike, key=lambda c: count_distance(c.ranks, _concurrent_devices(spec)), default=None)
+        found = min(alike, key=lambda c: count_distance(c.ranks, local_devices(spec)), default=None)
         return found.flop_per_s if found else None
 
     def broken_copies(self) -> list[str]:
@@ -198,16 +199,6 @@ def _same_model(ceiling: ComputeCeiling, spec: RunSpec) -> bool:
     )
 
 
-def ranks_on_fullest_node(spec: RunSpec) -> int:
-    """Return the training ranks of a run's fullest node: what competes for its cores and its loader."""
-    return -(-spec.ranks // spec.resources.nodes)
-
-
-def _concurrent_devices(spec: RunSpec) -> int:
-    """Return how many devices compute at once on a node; on a CPU each rank is one."""
-    return ranks_on_fullest_node(spec) * (1 if spec.device == CPU_DEVICE else spec.devices)
-
-
 @dataclass(frozen=True)
 class _LinkKey:
     """A link as the key of a table of fits: fitting takes longer than looking up."""
@@ -226,8 +217,8 @@ def _cached_fit(key: _LinkKey) -> LinkFit:
 def _ring_factors(operation: str, measured: int, ranks: int) -> tuple[float, float]:
     """Return by what alpha and bytes / bandwidth change with the number of ranks.
 
-    Ring all-reduce: t = 2(n-1) a + 2(n-1)/n S/B (MEASURING, formulas). Broadcast: as many rounds as a
-    binomial tree has, log2 n, each with the whole message (Thakur et al. 2005).
+    Ring all-reduce: t = 2(n-1) a + 2(n-1)/n S/B (docs/methodology.md, Formulas). Broadcast: as many rounds
+    as a binomial tree has, log2 n, each with the whole message (Thakur et al. 2005).
     """
     if operation == "all_reduce":
         return (ranks - 1) / (measured - 1), ((ranks - 1) / ranks) / ((measured - 1) / measured)

@@ -69,7 +69,7 @@ class StepPrediction:
 
 @dataclass(frozen=True)
 class MissingCeiling:
-    """Why a run cannot be predicted: the ceiling that nobody has measured."""
+    """Why a run cannot be predicted: the ceiling that was not measured."""
 
     missing: str
 

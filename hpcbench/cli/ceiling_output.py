@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcbench.analysis.limit_analysis import SweepRunPrediction, predict_runs, prediction_error_lines
-from hpcbench.analysis.results_loading import LoadedResults, load_results
+from hpcbench.analysis.results_loading import load_results
 from hpcbench.catalog import MODEL_BLOCKS
 from hpcbench.ceilings.ceiling_records import (
     Ceiling,
@@ -28,56 +28,46 @@ from hpcbench.ceilings.ceiling_records import (
     TransferCeiling,
     append_ceiling_lines,
     newest_ceilings,
-    read_ceilings,
+    read_all_ceilings,
 )
 from hpcbench.ceilings.node_ceilings import Ceilings
-from hpcbench.ceilings.probe_plan import plan_probes
 from hpcbench.ceilings.step_prediction import MissingCeiling, StepPrediction
 from hpcbench.cli.ranking_output import to_console_encoding
-from hpcbench.errors import INTERRUPTED, RecordError, input_error
+from hpcbench.errors import INTERRUPTED, input_error
 from hpcbench.launch.ceiling_probing import (
     ProbeRequest,
-    keep_possible_runs,
+    describe_obstacles,
     logger,
-    measure_in_scratch_folder,
-    runs_to_probe,
+    measure_requested_probes,
+    plan_requested_probes,
 )
 from hpcbench.launch.machine_queue import is_machine_busy
-from hpcbench.launch.machine_resources import this_machine
-from hpcbench.launch.rank_processes import SupervisorInbox
 from hpcbench.report.table_cells import EMPTY_CELL, format_number
 from hpcbench.runs.results_folder import ResultsFolder
 from hpcbench.sweep.catalog_entries import Catalog
 from hpcbench.sweep.run_spec import Sweep
 
 
-def run_probe_command(wanted: ProbeRequest, catalog: Catalog) -> int:
+def run_probe_command(request: ProbeRequest, catalog: Catalog) -> int:
     """Measure, write and print; returns 1 where something could not be measured or a copy arrives broken.
 
     Raises OSError where `out` can't be written, before anything is measured for it.
     """
-    machine = this_machine()
-    stored, results = runs_to_probe(wanted, catalog, machine)
-    probes = plan_probes(keep_possible_runs(stored, machine, catalog))
-    if wanted.out:
-        append_ceiling_lines(wanted.out, [])
+    requested = plan_requested_probes(request, catalog)
+    if requested.obstacles:
+        logger.info("left out: %s", describe_obstacles(requested.obstacles))
+    if request.out:
+        append_ceiling_lines(request.out, [])
     if is_machine_busy():
-        logger.warning("a job is running on this machine: what is measured is no ceiling")
-    inbox = SupervisorInbox()
-    inbox.listen()
-    failures, measured = [], []
-    for each in probes:
-        ending, records = measure_in_scratch_folder(each, machine, inbox, wanted.out, results)
-        measured += records
-        if ending.state != "finished":
-            failures.append(ending.reason)
-        if inbox.stopped():
-            break
-    _print_ceilings(measured, wanted.json)
-    for reason in failures:
+        logger.warning("a job is running on this machine: the measured values are not upper bounds")
+    result = measure_requested_probes(requested, request.out)
+    _print_ceilings(result.measured, request.json)
+    for reason in result.failures:
         logger.error("not all could be measured: %s", reason)
-    broken = any(isinstance(each.ceiling, CopyCheck) and each.ceiling.broken for each in measured)
-    return INTERRUPTED if inbox.stopped() else int(bool(failures) or broken)
+    broken = any(
+        isinstance(record.ceiling, CopyCheck) and record.ceiling.broken for record in result.measured
+    )
+    return INTERRUPTED if result.stopped else int(bool(result.failures) or broken)
 
 
 def _print_ceilings(measured: Sequence[MeasuredCeiling], as_json: bool) -> None:
@@ -160,7 +150,7 @@ def predict_sweep(
     """
     folder = ResultsFolder(results / sweep.name)
     loaded = load_results([folder.path], blocks=MODEL_BLOCKS) if (folder.path / "runs").is_dir() else None
-    ceilings = _ceilings_for(folder, ceilings_file, loaded)
+    ceilings = _ceilings_for(folder, ceilings_file)
     found = predict_runs(sweep, ceilings, loaded)
     if as_json:
         print(json.dumps({"runs": [each.to_json() for each in found]}, ensure_ascii=False, indent=2))
@@ -169,21 +159,15 @@ def predict_sweep(
     return 0
 
 
-def _ceilings_for(folder: ResultsFolder, file: Path | None, loaded: LoadedResults | None) -> Ceilings:
-    files = [file] if file else folder.ceiling_files()
-    try:
-        records = [record for path in files for record in read_ceilings(path).records]
-    except FileNotFoundError as error:
-        raise input_error("no such file of ceilings", key=str(file)) from error
-    except (OSError, UnicodeError) as error:
-        raise RecordError(f"{file}: not readable ({error})") from error
+def _ceilings_for(folder: ResultsFolder, file: Path | None) -> Ceilings:
+    records = read_all_ceilings([file] if file else folder.ceiling_files())
     if not records:
         where = str(file or folder.ceilings)
         raise input_error(
             "no ceilings to predict from", key=where,
             hint="Measure them on the node that the runs are for: hpcbench probe SWEEP.yaml --out FILE",
         )  # fmt: skip
-    return Ceilings.of(sorted(records, key=lambda record: record.time_ns), MODEL_BLOCKS)
+    return Ceilings.of(records, MODEL_BLOCKS)
 
 
 PREDICTION_HEADS = ("run", "ranks", "step ms", "samples/s", "limit", "measured ms", "error %", "assumed")

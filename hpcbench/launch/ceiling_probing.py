@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from hpcbench.ceilings.probe_plan import (
 from hpcbench.errors import HpcbenchError, InputError
 from hpcbench.launch.admission import devices_sharing_cores, obstacle_to_run, threads_per_rank
 from hpcbench.launch.job_execution import rank_runtime
-from hpcbench.launch.machine_resources import Machine
+from hpcbench.launch.machine_resources import Machine, this_machine
 from hpcbench.launch.rank_processes import SupervisorInbox
 from hpcbench.launch.supervisor import Assignment, supervise
 from hpcbench.runs.claim import AlreadyClaimedError, Claim, Ending, claim_next
@@ -49,22 +49,22 @@ class ProbingJob(Protocol):
 
     @property
     def job_id(self) -> str:
-        """How the ledger names it."""
+        """The name of the job in the ledger."""
 
     def stopped(self) -> bool:
-        """Return whether nothing more is to be begun."""
+        """Return whether nothing more is to be started."""
 
     def claim(self, folder: RunFolder, spec: RunSpec) -> Claim:
         """Claim the next attempt in a folder; raises AlreadyClaimedError."""
 
     def supervise(self, stored: StoredRun, claim: Claim) -> Ending:
-        """Do a claimed attempt with the job's cores, devices and nodes."""
+        """Execute a claimed attempt with the job's cores, devices and nodes."""
 
 
 def measure_before_first_run(work: ProbingJob, runs: Sequence[tuple[str, int]]) -> None:
-    """Measure what this node can do at most, as far as the results do not tell yet."""
+    """Measure those ceilings of this node that the results do not have yet."""
     if work.plan.shared or work.plan.array:
-        return  # somebody else may be at work: what is measured then is no ceiling
+        return  # other jobs may use the node: what is measured then is not a ceiling
     results = ResultsFolder(Path(work.plan.results))
     try:
         wanted = runs_without_ceilings(results, runs)
@@ -73,9 +73,9 @@ def measure_before_first_run(work: ProbingJob, runs: Sequence[tuple[str, int]]) 
         return
     if not wanted:
         return
-    told = results.job(work.job_id).probing
+    marker = results.job(work.job_id).probing
     try:
-        told.touch()
+        marker.touch()
         for number, probe in enumerate(plan_probes(wanted)):
             if work.stopped():
                 return
@@ -83,11 +83,11 @@ def measure_before_first_run(work: ProbingJob, runs: Sequence[tuple[str, int]]) 
     except OSError as error:
         logger.warning("ceilings not measured: %s", error)
     finally:
-        told.unlink(missing_ok=True)
+        marker.unlink(missing_ok=True)
 
 
 def _measure_for_job(work: ProbingJob, probe: PlannedProbe, folder: RunFolder) -> None:
-    """Do a probe, and put what it has measured where the results have it."""
+    """Do a probe, and add what it has measured to the results."""
     began = time.monotonic()
     try:
         ending = _run_probe(work, probe, folder)
@@ -112,9 +112,7 @@ def _run_probe(work: ProbingJob, probe: PlannedProbe, folder: RunFolder) -> Endi
     return work.supervise(probe.stored, claim)
 
 
-logger = logging.getLogger(__name__)
-
-# Of a run that says nothing: what most runs of a node are, on a CPU with as many ranks as most machines bear.
+# Without a sweep file: the most common strategy, on a CPU with as many ranks as most machines have cores.
 DEFAULT_STRATEGY = "ddp"
 DEFAULT_MAX_RANKS = 4
 
@@ -131,7 +129,55 @@ class ProbeRequest:
     json: bool
 
 
-def runs_to_probe(
+@dataclass(frozen=True, kw_only=True)
+class RequestedProbes:
+    """The probes of a request. `obstacles` maps why runs are impossible here to the first run that is.
+
+    `results` is the results folder of the sweep, where the request names one.
+    """
+
+    probes: list[PlannedProbe]
+    obstacles: dict[str, str]
+    machine: Machine
+    results: ResultsFolder | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult:
+    """What was measured, why not everything was, and whether a signal stopped it."""
+
+    measured: list[MeasuredCeiling]
+    failures: list[str]
+    stopped: bool
+
+
+def plan_requested_probes(request: ProbeRequest, catalog: Catalog) -> RequestedProbes:
+    """Return what to measure for a request. Raises InputError where none of its runs is possible here."""
+    machine = this_machine()
+    stored, results = _runs_to_probe(request, catalog, machine)
+    possible, obstacles = _possible_runs(stored, machine, catalog)
+    return RequestedProbes(
+        probes=plan_probes(possible), obstacles=obstacles, machine=machine, results=results
+    )
+
+
+def measure_requested_probes(requested: RequestedProbes, out: Path | None) -> ProbeResult:
+    """Measure, and write the ceilings to `out` or the results folder, one probe after the other."""
+    inbox = SupervisorInbox()
+    inbox.listen()
+    measured: list[MeasuredCeiling] = []
+    failures = []
+    for probe in requested.probes:
+        ending, records = _measure_in_scratch_folder(probe, requested.machine, inbox, out, requested.results)
+        measured += records
+        if ending.state != "finished":
+            failures.append(ending.reason)
+        if inbox.stopped():
+            break
+    return ProbeResult(measured=measured, failures=failures, stopped=inbox.stopped())
+
+
+def _runs_to_probe(
     wanted: ProbeRequest, catalog: Catalog, machine: Machine
 ) -> tuple[list[StoredRun], ResultsFolder | None]:
     """Return the runs whose ceilings are asked for, and their results folder where there is one."""
@@ -153,10 +199,10 @@ def runs_to_probe(
 
 
 def _default_settings(machine: Machine, settings: Sequence[str], catalog: Catalog) -> list[str]:
-    """Return what a run is that nothing is said of. A strategy of one process has no ranks to be said."""
-    said = [each.removeprefix("strategy=") for each in settings if each.startswith("strategy=")]
-    strategy = [] if said else [f"strategy={DEFAULT_STRATEGY}"]
-    entry = catalog.strategies.get(said[-1]) if said else None
+    """Return the settings of a run without a sweep file. A strategy of one process takes no `ranks`."""
+    named = [setting.removeprefix("strategy=") for setting in settings if setting.startswith("strategy=")]
+    strategy = [] if named else [f"strategy={DEFAULT_STRATEGY}"]
+    entry = catalog.strategies.get(named[-1]) if named else None
     if entry and entry.processes in (ProcessLayout.ONE, ProcessLayout.ONE_MANY_DEVICES):
         return strategy
     ranks = len(machine.gpus) or min(DEFAULT_MAX_RANKS, machine.cores)
@@ -171,50 +217,58 @@ def _as_stored_runs(specs: Sequence[RunSpec], data: dict[str, str]) -> list[Stor
     ]
 
 
-def keep_possible_runs(stored: Sequence[StoredRun], machine: Machine, catalog: Catalog) -> list[StoredRun]:
-    """Leave out what can't run here, and say so once for each reason; InputError where nothing is left."""
+def _possible_runs(
+    stored: Sequence[StoredRun], machine: Machine, catalog: Catalog
+) -> tuple[list[StoredRun], dict[str, str]]:
+    """Return the runs that can be measured here, and one run for each reason why others cannot.
+
+    Raises InputError where none is left.
+    """
     obstacles: dict[str, str] = {}
     possible = []
-    for each in stored:
-        spec = each.spec
-        obstacle = (
-            obstacle_to_run(spec, machine, catalog, {spec.dataset: each.data} if each.data else {})
-            if has_ceilings(spec)
-            else f"{spec.strategy} trains nothing"
-        )
+    for run in stored:
+        obstacle = _obstacle_to_measurement(run, machine, catalog)
         if obstacle is None:
-            possible.append(each)
+            possible.append(run)
         else:
-            obstacles.setdefault(obstacle, spec.name)
-    named = "; ".join(f"{name}: {obstacle}" for obstacle, name in obstacles.items())
+            obstacles.setdefault(obstacle, run.spec.name)
     if not possible:
-        raise InputError(f"nothing to measure here: {named}")
-    if named:
-        logger.info("left out: %s", named)
-    return possible
+        raise InputError(f"no run can be measured here: {describe_obstacles(obstacles)}")
+    return possible, obstacles
 
 
-def measure_in_scratch_folder(
-    each: PlannedProbe,
+def _obstacle_to_measurement(run: StoredRun, machine: Machine, catalog: Catalog) -> str | None:
+    if not has_ceilings(run.spec):
+        return f"{run.spec.strategy} trains nothing"
+    return obstacle_to_run(run.spec, machine, catalog, {run.spec.dataset: run.data} if run.data else {})
+
+
+def describe_obstacles(obstacles: Mapping[str, str]) -> str:
+    """Return in a sentence why runs cannot be measured."""
+    return "; ".join(f"{name}: {obstacle}" for obstacle, name in obstacles.items())
+
+
+def _measure_in_scratch_folder(
+    probe: PlannedProbe,
     machine: Machine,
     inbox: SupervisorInbox,
     out: Path | None,
     results: ResultsFolder | None,
 ) -> tuple[Ending, list[MeasuredCeiling]]:
-    """Do a probe in a folder that is gone afterwards; returns how it ended and what it has found."""
+    """Do a probe in a temporary folder; returns how it ended and what it has measured."""
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hpcbench-probe-")))
         folder = RunFolder(scratch)
-        each.write(folder)
-        spec = each.stored.spec
+        probe.write(folder)
+        spec = probe.stored.spec
         task = Assignment(
             spec=spec,
             claim=claim_next(folder, spec, f"probe-{new_job_id()}"),
-            threads=threads_per_rank(machine, each.stored.cores_shared_by),
-            data=each.stored.data,
+            threads=threads_per_rank(machine, probe.stored.cores_shared_by),
+            data=probe.stored.data,
             warnings=[],
             environment=dict(os.environ),
-            runtime=rank_runtime(each.stored, folder, os.environ),
+            runtime=rank_runtime(probe.stored, folder, os.environ),
         )
         ending = supervise(task, inbox)
         records = [record for path in folder.measured_files() for record in read_ceilings(path).records]

@@ -20,6 +20,7 @@ from hpcbench.analysis.run_history import RecordedState
 from hpcbench.audit.audit_findings import Finding
 from hpcbench.audit.evidence import collect_evidence
 from hpcbench.audit.judge import rank_audited
+from hpcbench.audit.rule_table import RUN_CHECKS
 from hpcbench.catalog import MODEL_BLOCKS
 from hpcbench.errors import InputError, input_error
 from hpcbench.report.findings_report import findings_csv, findings_markdown
@@ -75,7 +76,9 @@ def collect_results(
     spoken = words_of_language(lang)
     sources = [open_results_folder(path) for path in folders]
     with report_folder(sources[-1].report) as report, garbage_collection_off():
-        loaded = load_results(folders, blocks=MODEL_BLOCKS, cache=read_digest_cache(report))
+        loaded = load_results(
+            folders, blocks=MODEL_BLOCKS, cache=read_digest_cache(report), checks=RUN_CHECKS
+        )
         reached = compare_with_predictions(loaded)
         problems = list(loaded.problems)
         groups = _readable_groups(sources, problems)

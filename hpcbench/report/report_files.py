@@ -19,6 +19,7 @@ from hpcbench.analysis import digest_reading
 from hpcbench.analysis.results_loading import LoadedResults, LoadedRun
 from hpcbench.analysis.run_digest import RunDigest
 from hpcbench.analysis.step_tables import StoredSteps, load_step_tables, write_steps_part
+from hpcbench.audit.rule_table import RUN_CHECKS
 from hpcbench.errors import HpcbenchError, InputError, input_error
 from hpcbench.runs.record_writer import write_atomically
 
@@ -117,7 +118,7 @@ def write_step_parts(report: Path, loaded: LoadedResults) -> None:
     for path in folder.iterdir():
         if path not in parts:
             path.unlink()
-    write_atomically(report / DIGEST_CACHE_FILE, digest_reading.dump_cache(places).decode())
+    write_atomically(report / DIGEST_CACHE_FILE, digest_reading.dump_cache(places, RUN_CHECKS).decode())
 
 
 def _runs_by_part(keyed: Sequence[NamedRun], folder: Path) -> dict[Path, list[NamedRun]]:

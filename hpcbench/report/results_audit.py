@@ -9,6 +9,7 @@ from hpcbench.analysis.results_loading import load_results, read_groups
 from hpcbench.audit.audit_findings import Finding
 from hpcbench.audit.evidence import collect_evidence
 from hpcbench.audit.judge import audit_table, rank_audited, sort_findings
+from hpcbench.audit.rule_table import RUN_CHECKS
 from hpcbench.audit.tables.foreign_table import StatedFacts, read_tables
 from hpcbench.audit.tables.table_headers import SELECTABLE_FIELDS
 from hpcbench.catalog import MODEL_BLOCKS
@@ -20,7 +21,7 @@ from hpcbench.sweep.run_spec import Group
 def audit_results(folder: Path) -> tuple[list[Finding], list[str]]:
     """Judge a results folder; returns findings and what was wrong with the records themselves."""
     groups: Sequence[Group] = read_groups(open_results_folder(folder).sweep)
-    loaded = load_results([folder], blocks=MODEL_BLOCKS)
+    loaded = load_results([folder], blocks=MODEL_BLOCKS, checks=RUN_CHECKS)
     _, findings = rank_audited(loaded.runs, collect_evidence(loaded, groups), rank_by="throughput_samples_s")
     return findings, loaded.problems
 

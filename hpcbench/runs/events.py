@@ -10,6 +10,11 @@ from typing import Any, ClassVar
 
 SCHEMA = 1
 HEADER = ("event", "schema", "run_id", "attempt", "rank", "time_ns")
+# The phases of a step, which partition its time; `Steps` has a sum of each.
+PHASES = ("data_wait", "forward_backward", "exchange", "update", "other")
+# Warnings of `RunStarted`.
+OVERSUBSCRIBED = "cpu-oversubscribed"
+SHARED_MACHINE = "shared-machine"
 
 
 @dataclass(frozen=True, kw_only=True)

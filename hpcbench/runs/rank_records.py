@@ -1,26 +1,28 @@
 """The record file of a rank, read fast for analysis: windows of steps as NumPy columns, all other events
-as objects.
+as objects. pyarrow is imported only when a file is read: printing a ranking works without it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.json as pj
 from numpy.typing import NDArray
 
 from hpcbench.errors import RecordError
 from hpcbench.runs.events import SCHEMA, Steps
 from hpcbench.runs.record_reader import Record, read_events, record_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.json as pj
 
 STEP_LISTS = ("step_s", "loss_sum", "correct")  # one entry a step
 WINDOW_NUMBERS = tuple(each.name for each in dataclasses.fields(Steps) if each.name not in STEP_LISTS)
@@ -96,16 +98,8 @@ class StepColumns:
 MAY_BE_UNKNOWN = ("loss_sum", "correct")  # lists of ranks that see no loss
 
 _WINDOW = b'{"event":"steps",'  # as our writer begins such a line
-_TYPES = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 _KINDS = {each.name: str(each.type) for each in dataclasses.fields(Steps)}
-_COLUMNS = {
-    **{name: pa.string() for name in ("event", "run_id")},
-    **{name: pa.int64() for name in ("schema", "attempt", "rank", "time_ns")},
-    **{name: _TYPES[_KINDS[name].removesuffix(" | None")] for name in WINDOW_NUMBERS},
-    **{name: pa.list_(pa.float64()) for name in STEP_LISTS},
-}
 _MAY_BE_NULL = {"attempt", "rank", *(name for name, kind in _KINDS.items() if kind.endswith(" | None"))}
-_PARSING = pj.ParseOptions(explicit_schema=pa.schema(_COLUMNS), unexpected_field_behavior="error")
 _LARGEST_BLOCK_BYTES = 1 << 30
 
 
@@ -123,12 +117,30 @@ class RankReading:
 def read_rank(path: Path, run_id: str) -> RankReading:
     """Read the lines of one run from a record file.
 
-    Raises RecordError as `reader.read_events` does, and for a window without a number for each of its steps.
+    Raises RecordError as `read_events` does, and for a window without a number for each of its steps.
     """
+    import pyarrow as pa
+
     try:
         return _read_columnar(path, run_id)
     except (pa.ArrowInvalid, orjson.JSONDecodeError, _UnusualError, KeyError, TypeError):
         return _read_line_by_line(path, run_id)
+
+
+@functools.cache
+def _parse_options() -> pj.ParseOptions:
+    """Return how lines of windows are parsed: their columns and no others."""
+    import pyarrow as pa
+    import pyarrow.json as pj
+
+    types = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    columns = {
+        **{name: pa.string() for name in ("event", "run_id")},
+        **{name: pa.int64() for name in ("schema", "attempt", "rank", "time_ns")},
+        **{name: types[_KINDS[name].removesuffix(" | None")] for name in WINDOW_NUMBERS},
+        **{name: pa.list_(pa.float64()) for name in STEP_LISTS},
+    }
+    return pj.ParseOptions(explicit_schema=pa.schema(columns), unexpected_field_behavior="error")
 
 
 class _UnusualError(Exception):
@@ -161,12 +173,18 @@ def _window_columns(lines: Sequence[bytes], run_id: str) -> tuple[StepColumns, N
     """Return the windows of a run and the times of their lines."""
     if not lines:
         return StepColumns(), np.empty(0, np.int64)
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.json as pj
+
     text = b"\n".join(lines)
     reading = pj.ReadOptions(use_threads=False, block_size=min(len(text) + 1, _LARGEST_BLOCK_BYTES))
     # Its own pools give pages back after each file and have to get new ones for the next.
     memory = pa.system_memory_pool()
-    table = pj.read_json(pa.BufferReader(text), reading, _PARSING, memory_pool=memory).combine_chunks(memory)
-    if table.num_rows != len(lines) or any(table[name].null_count for name in _COLUMNS.keys() - _MAY_BE_NULL):
+    source = pa.BufferReader(text)
+    table = pj.read_json(source, reading, _parse_options(), memory_pool=memory).combine_chunks(memory)
+    never_null = set(table.column_names) - _MAY_BE_NULL
+    if table.num_rows != len(lines) or any(table[name].null_count for name in never_null):
         raise _UnusualError
     if pc.unique(table["schema"]).to_pylist() != [SCHEMA]:
         raise _UnusualError
@@ -181,6 +199,8 @@ def _window_columns(lines: Sequence[bytes], run_id: str) -> tuple[StepColumns, N
 
 def _step_entries(lists: pa.ChunkedArray, told: NDArray[np.bool_], lengths: NDArray[np.int64]) -> FloatColumn:
     """Return what lists hold, one after the other; NaN for each step of a window without one."""
+    import pyarrow.compute as pc
+
     if (pc.list_value_length(lists.drop_null()).to_numpy() != lengths[told]).any():
         raise _UnusualError
     entries = np.full(lengths.sum(), np.nan)

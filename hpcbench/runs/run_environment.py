@@ -10,7 +10,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,21 @@ def source_digest() -> str:
     """Return eight digits that stand for the source of what ranks execute."""
     root = Path(hpcbench.__file__).parent
     digest = hashlib.sha256()
-    for folder in RANK_FOLDERS:
-        for path in sorted((root / folder).rglob("*.py")):
-            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
+    for path in source_files(RANK_FOLDERS):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:8]
+
+
+def source_files(folders: Iterable[str]) -> list[Path]:
+    """Return the source files in these folders of the package, sorted by folder and path.
+
+    Raises FileNotFoundError for a folder that does not exist.
+    """
+    root = Path(hpcbench.__file__).parent
+    missing = [name for name in folders if not (root / name).is_dir()]
+    if missing:
+        raise FileNotFoundError(f"no such folder of the package: {', '.join(missing)}")
+    return [path for name in folders for path in sorted((root / name).rglob("*.py"))]
 
 
 RECORDED_PACKAGES = (

@@ -221,6 +221,11 @@ class RunSpec:
         """Hash of what changes learning or speed; two runs with one id are the same run."""
         return _short_hash(_without(_given_values(self), NOT_IDENTITY))
 
+    @cached_property
+    def configuration_id(self) -> str:
+        """Hash of what all repeats of this run have in common and no other run has."""
+        return dataclasses.replace(self, seed=0).run_id
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values; `from_json` is its inverse."""
         return dataclasses.asdict(self)

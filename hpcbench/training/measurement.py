@@ -13,10 +13,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from hpcbench.runs.events import PHASES
+
 if TYPE_CHECKING:
     import torch
 
-PHASES = ("data_wait", "forward_backward", "exchange", "update", "other")
 STEP_BEGINS = "data_wait"
 STEP_EDGES = (STEP_BEGINS, "other")  # a step lasts until the next one, or until the window is over
 

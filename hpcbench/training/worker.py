@@ -6,6 +6,7 @@ Exit status: 0 finished; 1 failed, and the record has the reason; 128 + the sign
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import signal
 import sys
@@ -28,6 +29,9 @@ from hpcbench.tasks.task_registry import DATASETS
 from hpcbench.training.session import RankSession, StopRequestedError, find_out_of_memory
 
 TIMEOUT_WORDS = re.compile(r"timed out|timeout", re.IGNORECASE)  # gloo's and NCCL's words
+
+# Loaded by name: hpcbench.ceilings.probe imports hpcbench.training.
+RUN_PROBE_RANK = "hpcbench.ceilings.probe.probe_process:run_probe_rank"
 
 
 def main() -> int:
@@ -65,9 +69,7 @@ def _run_and_record(session: RankSession) -> int:
 def _run_rank(session: RankSession) -> None:
     if session.folder.probe.exists():
         check_data_early(session)
-        from hpcbench.ceilings.probe import probe_process
-
-        probe_process.run_probe_rank(session)
+        pkgutil.resolve_name(RUN_PROBE_RANK)(session)
     elif not STRATEGIES[session.spec.strategy].trains:
         from hpcbench.training import noop_loop
 

@@ -9,12 +9,13 @@ from hpcbench.analysis.results_loading import load_results
 from hpcbench.audit.audit_findings import Finding, Severity
 from hpcbench.audit.evidence import collect_evidence
 from hpcbench.audit.judge import rank_audited
+from hpcbench.audit.rule_table import RUN_CHECKS
 from hpcbench.sweep.run_spec import Group
 
 
 def findings(results: Path, groups: Sequence[Group] = ()) -> list[Finding]:
     """Return all findings of a results folder."""
-    loaded = load_results([results])
+    loaded = load_results([results], checks=RUN_CHECKS)
     return rank_audited(loaded.runs, collect_evidence(loaded, groups), rank_by="throughput_samples_s")[1]
 
 

@@ -38,8 +38,8 @@ def message(tmp_path: Path, data: bytes | str, name: str = "t.csv", **columns: s
         ("1000 batches/s", "the unit 'batches/s' is not known here"),
         ("-5", "is not a positive number"),
         ("1e999", "is not a positive number"),
-        ("fast", "'fast' is no number"),
-        ("1.2.3", "'1.2.3' is no number"),
+        ("fast", "'fast' is not a number"),
+        ("1.2.3", "'1.2.3' is not a number"),
         ("x" * 100_000, "100,000 characters are no number"),
     ],
 )

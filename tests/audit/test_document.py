@@ -48,3 +48,12 @@ def test_a_missing_target_is_one_message(tmp_path: Path, capsys: pytest.CaptureF
     """No traceback, exit status 2."""
     assert cli.main(["audit", str(tmp_path / "none")]) == 2
     assert "no such table" in capsys.readouterr().err
+
+
+def test_every_rule_cites_the_methodology() -> None:
+    """A rule names the paragraph that it enforces; nothing cites a document that is not published."""
+    assert [
+        rule.code for rule in ALL_RULES if not re.match(r"docs/methodology\.md, M\d+\b", rule.source)
+    ] == []
+    sources = "".join(path.read_text() for path in (ROOT / "hpcbench" / "audit").rglob("*.py"))
+    assert not re.search(r"MEASURING|DESIGN section", sources)

@@ -214,7 +214,7 @@ def test_a_text_cell_is_a_warning_and_the_rest_is_judged(tmp_path: Path) -> None
     text = "name,throughput (img/s),epoch time (s)\na,fast,50\nb,1000,66.67\n"
     found = found_in(table(tmp_path, text), samples_per_epoch=50_000)
     warning = of(found, "unreadable-cell")["a"]
-    assert "row 2, column 'throughput (img/s)': 'fast' is no number" in warning.message
+    assert "row 2, column 'throughput (img/s)': 'fast' is not a number" in warning.message
     assert "samples-not-conserved" in codes(found, "b")
 
 

@@ -12,7 +12,7 @@ def test_one_line_is_found_again() -> None:
     """Alpha, bandwidth, and no error; also between and beyond the sizes that were measured."""
     found = fit_link(link(alpha_s=2e-4, bandwidth=5e8))
     assert len(found.lines) == 1
-    assert found.latency_s == pytest.approx(2e-4) and found.bandwidth_bytes_s == pytest.approx(5e8)
+    assert found.latency_s == pytest.approx(2e-4) and found.lines[-1].bandwidth_bytes_s == pytest.approx(5e8)
     for size in (100, 12_345, 10**9):
         assert found.seconds(size) == pytest.approx(2e-4 + size / 5e8)
     assert found.seconds(0) == 0

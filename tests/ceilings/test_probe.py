@@ -197,7 +197,7 @@ def test_nothing_to_measure_is_said(lab: Lab) -> None:
     """A strategy that trains nothing, or GPUs that are not here, are one message and status 2."""
     done = lab.run("probe", "--strategy", "noop", "--ranks", "2")
     assert done.returncode == 2
-    assert "nothing to measure here" in done.stderr
+    assert "no run can be measured here" in done.stderr
     settings = ("--set", "resources={gpus_per_node: 64}", "--set", "batch_size=1")
     done = lab.run("probe", *settings, "--ranks", "64")
     assert done.returncode == 2

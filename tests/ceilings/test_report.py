@@ -317,3 +317,17 @@ def test_without_results_the_verb_says_how_to_get_ceilings(
     """It names the probe."""
     assert cli.main(["predict", str(sweep), "--results", str(sweep.parent / "none")]) == 2
     assert "hpcbench probe" in capsys.readouterr().err
+
+
+def test_an_unreadable_file_in_the_results_is_named(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The message names the file, also where no file was given on the command line."""
+    results = sweep.parent / "results"
+    (results / "r" / "ceilings").mkdir(parents=True, exist_ok=True)
+    broken = results / "r" / "ceilings" / "broken.jsonl"
+    broken.write_bytes(b"\xff\xfe\n")
+    assert cli.main(["predict", str(sweep), "--results", str(results)]) == 2
+    assert str(broken) in capsys.readouterr().err
+    broken.unlink()
+    broken.mkdir()
+    assert cli.main(["predict", str(sweep), "--results", str(results)]) == 2
+    assert str(broken) in capsys.readouterr().err

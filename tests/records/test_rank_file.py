@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from hpcbench.analysis import digest_reading
+from hpcbench.analysis.digest_reading import code_hash
 from hpcbench.errors import RecordError
-from hpcbench.runs import rank_records, record_reader
+from hpcbench.runs import rank_records, record_reader, run_environment
 from hpcbench.runs.events import Epoch, Steps
 from hpcbench.runs.rank_records import STEP_LISTS, WINDOW_NUMBERS, StepColumns, read_rank
 from hpcbench.runs.record_reader import read_events
+from hpcbench.runs.run_environment import source_digest
 from tests.report.records import Story, Sweep, spec
 
 Lines = list[dict[str, Any]]
@@ -189,3 +195,28 @@ def test_an_empty_file_and_one_of_a_torn_line_hold_nothing(tmp_path: Path) -> No
         path.write_text(text)
         reading = read_rank(path, "any")
         assert (len(reading.steps), reading.records, reading.torn, reading.last_ns) == (0, [], torn, 0)
+
+
+def test_printing_a_ranking_imports_no_pyarrow() -> None:
+    """Only reading records needs it, and it takes longer to import than the table takes to print."""
+    code = "import sys, hpcbench.cli.ranking_output\nsys.exit('pyarrow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "constant"), [(digest_reading, "CODE_FOLDERS"), (run_environment, "RANK_FOLDERS")]
+)
+def test_a_source_folder_that_does_not_exist_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, constant: str
+) -> None:
+    """A renamed folder cannot drop out of a hash of the sources unnoticed."""
+    digest: Callable[[], str] = {"CODE_FOLDERS": code_hash.__wrapped__, "RANK_FOLDERS": source_digest}[
+        constant
+    ]
+    folders = getattr(module, constant)
+    before = digest()
+    monkeypatch.setattr(module, constant, folders[1:])
+    assert digest() != before
+    monkeypatch.setattr(module, constant, (*folders, "renamed"))
+    with pytest.raises(FileNotFoundError, match="renamed"):
+        digest()

@@ -15,8 +15,11 @@ from hpcbench.analysis import digest_reading
 from hpcbench.analysis.digest_reading import dump_cache
 from hpcbench.analysis.results_loading import load_results
 from hpcbench.analysis.run_digest import digest_from_json, digest_to_json, read_digest
+from hpcbench.analysis.run_figures import FinishedRepeat, Observation, RunChecks
 from hpcbench.analysis.step_tables import StoredSteps
+from hpcbench.audit.rule_table import RUN_CHECKS
 from hpcbench.report.collection import collect_results
+from hpcbench.report.report_files import read_digest_cache
 from hpcbench.runs.results_folder import RunFolder
 from tests.audit import written
 from tests.report.records import Story, Sweep, single, spec
@@ -39,9 +42,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the runs that are read from now on, as `name/r0`."""
     seen: list[str] = []
 
-    def noting(folder: RunFolder, claimed: frozenset[int]) -> object:
+    def noting(folder: RunFolder, claimed: frozenset[int], checks: RunChecks) -> object:
         seen.append(f"{folder.path.parent.name}/{folder.path.name}")
-        return read_digest(folder, claimed)
+        return read_digest(folder, claimed, checks)
 
     monkeypatch.setattr(digest_reading, "read_digest", noting)
     return seen
@@ -169,7 +172,7 @@ def test_a_digest_comes_back_as_it_went(tmp_path: Path) -> None:
     run = written.run("ps", strategy="ps", servers=1, strategy_options={"mode": "async"}, backend="gloo")
     results = written.write(tmp_path / "r", run, repeats=1, **story)
     folder = RunFolder(results / "runs" / "ps" / "r0")
-    kept = read_digest(folder, frozenset())
+    kept = read_digest(folder, frozenset(), RUN_CHECKS)
     assert kept.observed and kept.history.checks and kept.figures and kept.figures.staleness
     place = StoredSteps(tmp_path / "part", 0, len(kept.steps), "ps")  # type: ignore[arg-type]
     data = orjson.loads(dump_cache({"ps": ([], kept, place)}))["runs"]["ps"]["digest"]
@@ -182,3 +185,31 @@ def test_what_is_not_kept_cannot_be_read_by_mistake(sweep: Sweep) -> None:
     history = load_results([sweep.folder.path]).keyed[0][1].history
     with pytest.raises(AssertionError, match="digest"):
         len(history.windows)
+
+
+def count_epochs(repeat: FinishedRepeat) -> Observation:
+    """Return an observation that no rule makes."""
+    return Observation(
+        message=f"{len(repeat.history.epochs)} epochs", figures={"windows": len(repeat.counted)}
+    )
+
+
+def test_digests_hold_the_observations_of_the_given_checks(sweep: Sweep) -> None:
+    """Analysis knows no rules: it applies the checks that it is given, and none without any."""
+    checks: RunChecks = {"epochs": count_epochs}
+    observed = [run.digest.observed for _, run in load_results([sweep.folder.path], checks=checks).keyed]
+    assert sum(set(found) == {"epochs"} for found in observed) == 6
+    assert sum(found == {} for found in observed) == 1  # the interrupted run
+    assert all(found["epochs"].figures["windows"] > 0 for found in observed if found)
+    assert not any(run.digest.observed for _, run in load_results([sweep.folder.path]).keyed)
+
+
+def test_a_cache_of_other_checks_is_not_used(sweep: Sweep, read: list[str]) -> None:
+    """Digests that were read with one set of checks say nothing about another."""
+    report = collect_results([sweep.folder.path], pictures=False).report
+    read.clear()
+    cache = read_digest_cache(report)
+    load_results([sweep.folder.path], cache=cache, checks=RUN_CHECKS)
+    assert read == []
+    load_results([sweep.folder.path], cache=cache, checks={"epochs": count_epochs})
+    assert len(read) == 7

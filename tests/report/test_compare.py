@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from scipy import stats
 from hpcbench.analysis.result_comparison import ChangeVerdict, FigureChange, compare_results
 from hpcbench.cli import main
 from hpcbench.errors import InputError
+from hpcbench.sweep.run_spec import Container
 from tests.report.records import Story, Sweep, single, spec
 
 
@@ -105,6 +107,26 @@ def test_runs_are_matched_by_what_they_are(tmp_path: Path) -> None:
     compared = compare_results(old, tmp_path / "new", tolerance_pct=2)
     assert {each.experiment for each in compared.changes} == {"renamed"}
     assert (compared.only_old, compared.only_new) == (["ddp_gloo"], ["ddp_gloo"])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"checkpoint": "epoch"},
+        {"container": Container(runtime="apptainer", image="a.sif", binds=["/data"])},
+        {"seed": 100},
+        {"timeout_s": 99.0},
+    ],
+)
+def test_what_is_not_identity_separates_no_runs(tmp_path: Path, changed: dict[str, Any]) -> None:
+    """Runs match by the one definition of identity, which the ranking uses as well."""
+    old, new = Sweep(tmp_path / "old"), Sweep(tmp_path / "new")
+    kept = {"container": Container(runtime="apptainer", image="b.sif")} if "container" in changed else {}
+    old.repeats(single(**kept))
+    new.repeats(single(**changed))
+    compared = compare_results(old.folder.path, new.folder.path, tolerance_pct=2)
+    assert {each.experiment for each in compared.changes} == {"single_gpu"}
+    assert (compared.only_old, compared.only_new) == ([], [])
 
 
 def test_json_and_markdown_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

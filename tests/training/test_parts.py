@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from hpcbench.runs.events import PHASES
 from hpcbench.runs.run_environment import describe_environment
 from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.tasks.task_registry import MODELS
 from hpcbench.training.loop import tensor_checksum
-from hpcbench.training.measurement import PHASES, HostTimeline, PhaseClock
+from hpcbench.training.measurement import HostTimeline, PhaseClock
 from hpcbench.training.precision import LossScaler, RunPrecision
 
 PRETENDED_STEP = {"data_wait": 0.002, "forward_backward": 0.01, "exchange": 0.005, "update": 0.001}

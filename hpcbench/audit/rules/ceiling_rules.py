@@ -142,7 +142,7 @@ CEILING_RULES = (
         "its own node for exactly this model, batch, precision and number of ranks count.",
         advice="Look at how samples are counted and where the clock is read; if both are right, probe again "
         "on an idle machine.",
-        source="MEASURING rule 8",
+        source="docs/methodology.md, M8",
         of_ceilings=above_ceiling,
     ),
     AuditRule(
@@ -155,7 +155,7 @@ CEILING_RULES = (
         "backward is shorter than its bytes take at the highest rate of the link in any repeat; 10 % are "
         "granted.",
         advice="Wait for the device before the clock is read, and see that the exchange really takes place.",
-        source="MEASURING rule 8; study 1, whose pull of three copies took 5.3 ms on a bus that needs 9.7 ms",
+        source="docs/methodology.md, M8; study 1: a pull of three copies took 5.3 ms, its bus needs 9.7 ms",
         of_ceilings=below_floor,
     ),
     AuditRule(
@@ -166,7 +166,7 @@ CEILING_RULES = (
         when="The probe copied random bytes between each two devices, both ways, and some came back changed.",
         advice="Switch peer-to-peer copies off (NCCL_P2P_DISABLE=1), and look at the driver and the board's "
         "IOMMU settings.",
-        source="MEASURING rule 8",
+        source="docs/methodology.md, M8",
         of_nodes=broken_copies,
     ),
 )

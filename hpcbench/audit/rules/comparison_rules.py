@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from hpcbench.analysis.run_figures import Observation, occupied_devices
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
 from hpcbench.audit.evidence import AuditedRow, RowComparison, most_frequent
-from hpcbench.audit.tables import table_checks
+from hpcbench.audit.rules import table_rules
 from hpcbench.sweep.run_spec import flatten
 
 # What says nothing about how a run was done, or differs by its nature.
@@ -58,7 +58,7 @@ def recipe_differs(comparison: RowComparison) -> Iterable[Observation]:
 
 
 def _fields(row: AuditedRow) -> dict[str, object]:
-    """Return what a run is, by dotted path, as far as a comparison has to hold it equal."""
+    """Return the properties of a run that a comparison has to hold equal, by dotted path."""
     known = flatten(row.spec.to_json()) | {"global_batch": row.spec.global_batch}
     return {
         path: value
@@ -191,9 +191,9 @@ COMPARISON_RULES = (
         "median of at least three other rows with the same model and global batch, without a cache, whose "
         "names say nothing else.",
         advice="Make these fields equal, or compare them on purpose in a group of their own.",
-        source="MEASURING rule 12; both studies",
+        source="docs/methodology.md, M12; both studies",
         of_group=recipe_differs,
-        of_table=table_checks.learns_less_than_similar_rows,
+        of_table=table_rules.learns_less_than_similar_rows,
     ),
     AuditRule(
         code="steps-per-epoch-differ",
@@ -202,7 +202,7 @@ COMPARISON_RULES = (
         what="Rows that are compared update the weights a different number of times in an epoch.",
         when="Steps per epoch differ inside a group whose factor does not bring that along.",
         advice="Use one global batch for all rows (global_batch instead of batch_size).",
-        source="MEASURING rule 12; study 1: 1252 updates against 1669",
+        source="docs/methodology.md, M12; study 1: 1252 updates against 1669",
         of_group=steps_per_epoch_differ,
     ),
     AuditRule(
@@ -215,9 +215,9 @@ COMPARISON_RULES = (
         "precision.",
         advice="Look at data wait and exchange of both: the input pipeline or the link binds, not the "
         "devices.",
-        source="study 2",
+        source="docs/methodology.md, M12; study 2",
         of_class=find_slower_than_one_device,
-        of_table=table_checks.table_slower_than_one_device,
+        of_table=table_rules.table_slower_than_one_device,
     ),
     AuditRule(
         code="cache-changes-learning",
@@ -227,9 +227,9 @@ COMPARISON_RULES = (
         when="Two runs that differ in nothing but the cache end with accuracies that are further apart "
         "than 1 point (tables: 2) and three standard errors of the evaluation.",
         advice="Cache samples before augmentation, and augment them anew in every epoch.",
-        source="study 2: 74.2 % without, 56.2 % with a cache",
+        source="docs/methodology.md, M12; study 2: 74.2 % without, 56.2 % with a cache",
         of_class=find_cache_changes_learning,
-        of_table=table_checks.table_cache_changes_learning,
+        of_table=table_rules.table_cache_changes_learning,
     ),
     AuditRule(
         code="batch-size-ambiguous",
@@ -239,7 +239,7 @@ COMPARISON_RULES = (
         when="Tables: the batch of some rows is their global batch and of others that of each worker, by "
         "their names.",
         advice="State the batch of each rank and the global batch in two columns.",
-        source="study 2",
-        of_table=table_checks.batch_size_ambiguous,
+        source="docs/methodology.md, M12; study 2",
+        of_table=table_rules.batch_size_ambiguous,
     ),
 )

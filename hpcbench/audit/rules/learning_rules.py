@@ -157,7 +157,7 @@ BAND_DEFINITION = (
     "single_gpu (three repeats or more) needs for 90 % of its best accuracy, mean -+ t(n-1) s sqrt(1/n + "
     "1/m) at 95 %, and never less than one epoch or 10 %."
 )
-BAND_SOURCE = "MEASURING rule 15; MLPerf training rules, section on reference convergence points (RCP)"
+BAND_SOURCE = "docs/methodology.md, M15; MLPerf training rules, section on reference convergence points (RCP)"
 LEARNING_RULES = (
     AuditRule(
         code="non-finite-loss",
@@ -166,6 +166,7 @@ LEARNING_RULES = (
         what="The loss was infinite or no number: nothing was learnt after that.",
         when="A rank counted a loss that is not finite in any window, warm-up included.",
         advice="Lower the learning rate or warm it up; with fp16 see that the loss is scaled.",
+        source="docs/methodology.md, M15",
         of_repeat=non_finite_loss,
     ),
     AuditRule(
@@ -176,7 +177,7 @@ LEARNING_RULES = (
         when="More than 1 % of all updates, and more than the 20 that finding the scale may cost, were "
         "skipped.",
         advice="Use amp_bf16, or look for what overflows.",
-        source="Micikevicius et al. 2018, section 3.2",
+        source="docs/methodology.md, M2; Micikevicius et al. 2018, section 3.2",
         of_repeat=amp_steps_skipped,
     ),
     AuditRule(
@@ -187,7 +188,7 @@ LEARNING_RULES = (
         when="A server applied a gradient after updates by others, or ranks did several steps between two "
         "averages.",
         advice="Compare time to accuracy, not throughput alone.",
-        source="Ho et al. 2013",
+        source="docs/methodology.md, M12; Ho et al. 2013",
         of_repeat=stale_updates,
     ),
     AuditRule(

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from hpcbench.analysis.run_figures import FinishedRepeat, Observation
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
 from hpcbench.audit.evidence import RowComparison, most_frequent
-from hpcbench.runs.events import Telemetry
+from hpcbench.runs.events import OVERSUBSCRIBED, SHARED_MACHINE, Telemetry
 from hpcbench.sweep.run_spec import flatten
 
 # A run that has just ended still shows in the load, with at most one for each core.
@@ -22,8 +22,6 @@ POWER_CAP_REASONS = ("powercap",)
 MAX_POWER_CAP_SHARE = 0.20
 WORKING_PERCENT = 50.0
 SLOW_CLOCK = 0.8
-OVERSUBSCRIBED = "cpu-oversubscribed"
-SHARED_MACHINE = "shared-machine"
 
 COMPARED_FACTS = (
     "hpcbench", "python", "os", "cpu", "cores_physical", "cores_logical", "cores_usable", "device",
@@ -200,7 +198,7 @@ MACHINE_RULES = (
         "or more, processes outside the job kept more than 10 % of the usable cores busy, or were on its "
         "devices; or the load over one minute was above 1.5 for each usable core when it began.",
         advice="Run it again on an idle machine.",
-        source="MEASURING rule 16; two one-thread trainings side by side were 12 % slower each",
+        source="docs/methodology.md, M16; two one-thread trainings side by side were 12 % slower each",
         of_repeat=busy_machine,
     ),
     AuditRule(
@@ -214,7 +212,7 @@ MACHINE_RULES = (
         "them were busy.",
         advice="Look at cooling and power limits, lock the clocks, or compare only runs that were throttled "
         "alike.",
-        source="MEASURING rule 16",
+        source="docs/methodology.md, M16",
         of_repeat=throttled,
     ),
     AuditRule(
@@ -224,6 +222,7 @@ MACHINE_RULES = (
         what="More processes than cores: they took turns, and times say little.",
         when="The record carries the warning cpu-oversubscribed.",
         advice="Use fewer ranks, or a machine with more cores.",
+        source="docs/methodology.md, M16",
         of_repeat=cpu_oversubscribed,
     ),
     AuditRule(
@@ -234,7 +233,7 @@ MACHINE_RULES = (
         when="Device, cores, versions, commit, image or variables of a run's ranks differ from those of "
         "most ranks in its class. Host names may differ.",
         advice="Run them again on one machine with one installation.",
-        source="MEASURING rule 14 (pyperf's checked metadata)",
+        source="docs/methodology.md, M14 (pyperf's checked metadata)",
         of_class=environment_differs,
     ),
     AuditRule(
@@ -245,6 +244,7 @@ MACHINE_RULES = (
         "nothing.",
         when="The record says emulated, as for model_parallel and dp on a CPU.",
         advice="Run it on as many GPUs as it asks for before its speed is compared.",
+        source="docs/methodology.md, M14",
         of_repeat=emulated,
     ),
 )

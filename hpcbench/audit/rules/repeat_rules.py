@@ -7,7 +7,7 @@ from hpcbench.analysis.run_figures import Observation
 from hpcbench.analysis.statistical_tests import MAX_REPEATS, MIN_PAIRED_BLOCKS
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
 from hpcbench.audit.evidence import AuditedRow
-from hpcbench.audit.tables import table_checks
+from hpcbench.audit.rules import table_rules
 
 
 def too_few_repeats(row: AuditedRow) -> Observation | None:
@@ -50,9 +50,9 @@ REPEAT_RULES = (
         when="Fewer than three repeats have finished (smoke runs apart). Tables: no column states repeats "
         "or a spread.",
         advice="Repeat every run at least three times, interleaved in time.",
-        source="MEASURING rule 11; both studies",
+        source="docs/methodology.md, M11; both studies",
         of_row=too_few_repeats,
-        of_table=table_checks.no_repeats,
+        of_table=table_rules.no_repeats,
     ),
     AuditRule(
         code="difference-not-significant",
@@ -61,7 +61,7 @@ REPEAT_RULES = (
         what="Two neighbours in the ranking are not told apart by their repeats.",
         when="The paired t test over repeats, corrected inside the class, does not support the difference.",
         advice="Take them for equally good, or run as many repeats as the message says.",
-        source="MEASURING rule 11; docs/report.md",
+        source="docs/methodology.md, M11; docs/report.md",
         of_pair=difference_not_significant,
     ),
 )

@@ -167,7 +167,7 @@ REPLICA_RULES = (
         "running statistics of batch normalisation, are not compared.",
         advice="Make parameters equal before the first step (broadcast from rank 0), and give every rank "
         "the same averaged gradient.",
-        source="study 1, whose all-reduce never made the initial weights equal",
+        source="docs/methodology.md, M12; study 1, whose all-reduce never made the initial weights equal",
         of_repeat=replicas_diverged,
     ),
     AuditRule(
@@ -179,7 +179,7 @@ REPLICA_RULES = (
         "between runs of a class with the same seed (fp64 apart). Of two states that of most runs is "
         "taken for right, then that of ddp or single_gpu.",
         advice="Build the model from the run's seed on every rank and broadcast it from rank 0.",
-        source="MEASURING rule 12; study 1",
+        source="docs/methodology.md, M12; study 1",
         of_repeat=initial_state_differs,
         of_class=initial_state_differs_between_runs,
     ),
@@ -194,7 +194,7 @@ REPLICA_RULES = (
         "not judged: there rounding grows without bound. Asynchronous servers, compression and local steps "
         "promise no parity; dp and pipeline normalise over other pieces of a batch; none of these is judged.",
         advice="Check that gradients are averaged, not summed, over all training ranks, before every update.",
-        source="DESIGN section 5",
+        source="docs/methodology.md, M12",
         of_class=parity_failed,
     ),
 )

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from hpcbench.analysis.run_figures import FinishedRepeat, Observation
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
-from hpcbench.audit.tables import table_checks
-from hpcbench.audit.tables.table_checks import RATIO_TOLERANCE, fitting_ranks
+from hpcbench.audit.rules import table_rules
+from hpcbench.audit.rules.table_rules import RATIO_TOLERANCE, fitting_ranks
 
 
 def counted_per_epoch(repeat: FinishedRepeat) -> Iterable[tuple[int, int, int]]:
@@ -117,9 +117,9 @@ SAMPLE_RULES = (
         "two causes that it cannot tell apart, and the sentence names both.",
         advice="Count samples where they are consumed, summed over the ranks that train, and divide by "
         "the wall time of the same window.",
-        source="MEASURING rules 1 and 2; study 1, whose parameter server counts 4 ranks and trains 3",
+        source="docs/methodology.md, M1 and M2; study 1, whose parameter server counts 4 ranks and trains 3",
         of_repeat=find_samples_not_conserved,
-        of_table=table_checks.table_samples_not_conserved,
+        of_table=table_rules.table_samples_not_conserved,
     ),
     AuditRule(
         code="world-size-inflated",
@@ -129,7 +129,7 @@ SAMPLE_RULES = (
         when="The samples counted in a whole epoch are steps x global batch times the number of ranks, "
         "processes or devices of the run, within 1 %.",
         advice="Sum the samples of each rank's own batch; never multiply by the world size.",
-        source="MEASURING rule 2 (DeepSpeed#171, tensorflow/benchmarks#84)",
+        source="docs/methodology.md, M2 (DeepSpeed#171, tensorflow/benchmarks#84)",
         of_repeat=world_size_inflated,
     ),
     AuditRule(
@@ -139,7 +139,7 @@ SAMPLE_RULES = (
         what="The evaluation leaves out samples, so accuracies rest on different sets.",
         when="The samples judged by all ranks after an epoch are fewer than the validation set.",
         advice="Pad the last batch and mask the padding, instead of dropping what does not fill a batch.",
-        source="MEASURING rule 13",
+        source="docs/methodology.md, M13",
         of_repeat=evaluation_incomplete,
     ),
     AuditRule(
@@ -149,7 +149,7 @@ SAMPLE_RULES = (
         what="The evaluation counts samples more than once: padding, or every rank evaluates everything.",
         when="The samples judged by all ranks after an epoch are more than the validation set.",
         advice="Give each rank its shard of the validation set, mask what pads it, and sum over the ranks.",
-        source="MEASURING rule 13; study 2, where every rank evaluated the whole test set",
+        source="docs/methodology.md, M13; study 2, where every rank evaluated the whole test set",
         of_repeat=evaluation_duplicated,
     ),
 )

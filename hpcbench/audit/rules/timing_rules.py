@@ -7,12 +7,12 @@ import statistics
 
 import numpy as np
 
-from hpcbench.analysis.result_columns import PHASES
 from hpcbench.analysis.run_figures import FinishedRepeat, Observation, busy_s_by_rank
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
-from hpcbench.audit.tables import table_checks
+from hpcbench.audit.rules import table_rules
+from hpcbench.runs.events import PHASES
 
-PARTITION_TOLERANCE = 0.02  # MEASURING rule 4
+PARTITION_TOLERANCE = 0.02  # docs/methodology.md, M4
 MAX_UNNAMED_SHARE = 0.10
 MIN_UNNAMED_S = 1.0  # below that, it is start and end of what was named
 MAX_UNSEEN_SHARE = 0.5
@@ -154,9 +154,9 @@ TIMING_RULES = (
         "granted as much time as a trained one (it needs a third). Without --eval-samples the validation "
         "set is taken for a fifth of the training set, the largest share of the usual data sets (CIFAR).",
         advice="Time evaluation, checkpoints and start-up apart; shard the evaluation over the ranks.",
-        source="MEASURING rule 4; study 2, where every rank evaluated the whole test set",
+        source="docs/methodology.md, M4; study 2, where every rank evaluated the whole test set",
         of_repeat=find_time_unaccounted,
-        of_table=table_checks.table_time_unaccounted,
+        of_table=table_rules.table_time_unaccounted,
     ),
     AuditRule(
         code="timer-not-synchronised",
@@ -166,7 +166,7 @@ TIMING_RULES = (
         when="More than half of the windows' time lies outside the phases of the steps, on every rank; or "
         "more than half of the epochs' time (and 1 s) passed after the clocks had stopped.",
         advice="Wait for the device once at the end of a window, before the clock is read.",
-        source="MEASURING rules 1 and 6; study 1, whose timers saw 27 ms of a step of 1.7 s",
+        source="docs/methodology.md, M1 and M6; study 1, whose timers saw 27 ms of a step of 1.7 s",
         of_repeat=timer_not_synchronised,
     ),
     AuditRule(
@@ -176,7 +176,7 @@ TIMING_RULES = (
         what="The input pipeline is measured, not the strategy.",
         when="Waiting for data takes more than 20 % of the counted windows.",
         advice="Give the loader more workers, cache the data set, or compare strategies on synthetic data.",
-        source="MEASURING rule 5 (Mohan et al., DS-Analyzer, PVLDB 14(5)); both studies",
+        source="docs/methodology.md, M5 (Mohan et al., DS-Analyzer, PVLDB 14(5)); both studies",
         of_repeat=input_bound,
     ),
     AuditRule(
@@ -186,7 +186,7 @@ TIMING_RULES = (
         what="Evaluation takes so long that epoch times say little about training.",
         when="Evaluation takes more than 30 % of training and evaluation.",
         advice="Shard the evaluation, use larger batches for it, or evaluate less often.",
-        source="MEASURING rules 4 and 13",
+        source="docs/methodology.md, M4 and M13",
         of_repeat=evaluation_dominates,
     ),
     AuditRule(
@@ -198,7 +198,7 @@ TIMING_RULES = (
         "more), is more than 1.5 times the median.",
         advice="Look for other processes, throttling, the loader, or garbage collection; measure longer "
         "windows.",
-        source="MEASURING rule 10",
+        source="docs/methodology.md, M10",
         of_repeat=unstable_steps,
     ),
     AuditRule(
@@ -209,7 +209,7 @@ TIMING_RULES = (
         when="Data wait and forward+backward of the slowest rank take more than 1.25 times the median of "
         "the others. A strategy that waits inside the backward pass hides its stragglers from this rule.",
         advice="Compare the devices' clocks, cores and data shards of that rank with the others'.",
-        source="MEASURING rule 10",
+        source="docs/methodology.md, M10",
         of_repeat=straggler_rank,
     ),
 )

@@ -1,1 +1,1 @@
-"""Tables that others have published: reading and judging them."""
+"""Reads tables that others have published."""

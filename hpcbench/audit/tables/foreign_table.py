@@ -35,7 +35,7 @@ _TIME_FIELDS = ("epoch_time", "total_time")
 
 
 class UnreadableCellError(ValueError):
-    """A cell that is no number; the text says why."""
+    """A cell that is not a number; the text says why."""
 
 
 @dataclass
@@ -69,7 +69,7 @@ class CellReader:
     def _plain(self, text: str) -> float:
         match = _NUMBER.fullmatch(text)
         if not match:
-            raise UnreadableCellError(f"{_shortened(text)} is no number")
+            raise UnreadableCellError(f"{_shortened(text)} is not a number")
         if "," in match["number"] and self.separator == ";":
             raise UnreadableCellError(
                 f"{_shortened(text)}: a comma could stand for thousands or for decimals"

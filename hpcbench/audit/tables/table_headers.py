@@ -221,7 +221,7 @@ def _ambiguous_column(
     fields = "epoch_time or total_time" if why else field
     first = candidates[0].header
     return input_error(
-        f"which column is {fields}? {why or 'Several could be it'}",
+        f"which column is {fields}? {why or 'Several columns match'}",
         place=SourcePlace(grid.file, grid.header.line),
         found=", ".join(column.header for column in candidates),
         hint=f"Say --column {field}={first!r}" + (f", or --column total_time={first!r}" if why else ""),

@@ -57,7 +57,8 @@ def _decode(data: bytes, file: str) -> str:
             return data.decode("utf-16")
         except UnicodeDecodeError:
             raise input_error(
-                "this begins as UTF-16 and does not go on so", place=SourcePlace(file)
+                "the file starts with a UTF-16 byte order mark but is not valid UTF-16",
+                place=SourcePlace(file),
             ) from None
     if b"\x00" in data:
         raise _encoding_error(

@@ -34,7 +34,7 @@ def time_link(
 ) -> dict[str, list[list[float]]]:
     """Return, for each operation and size, the seconds of each repeat as the slowest member saw them.
 
-    Everybody calls this. `send` is half of a message to the last member and back. Repeats go over all sizes
+    All call this. `send` is half of a message to the last member and back. Repeats go over all sizes
     before the next one begins, so that what disturbs for a moment does not meet a single size.
     """
     group = dist.new_group(list(members), backend=backend)

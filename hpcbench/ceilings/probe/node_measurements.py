@@ -34,7 +34,7 @@ class LocalTrainer(Generic[BatchType]):
 
 
 def count_flop(trainer: LocalTrainer[BatchType]) -> int:
-    """Count the floating-point operations of forward and backward over one batch (MEASURING rule 9)."""
+    """Return the floating-point operations of a training step on one batch (docs/methodology.md, M9)."""
     with FlopCounterMode(display=False) as counter:
         trainer.forward_backward(trainer.batches[0])
     trainer.update()
@@ -45,7 +45,7 @@ def time_model_alone(team: ProbeTeam, trainer: LocalTrainer[BatchType] | None) -
     """Train at the same time on all processes that have a trainer, and return how fast that goes here.
 
     Of several windows the fastest on this node counts, since a ceiling is what a device can do and not what
-    somebody else left of it; in it, the process in the middle.
+    other processes left of it; in it, the process in the middle.
     """
     once = _training_window(team, trainer, 1, warm_up=WARM_UP_STEPS)
     once_s = team.largest(once.wall_s if once else 0.0)

@@ -32,7 +32,7 @@ class ProbeTeam:
 
     @classmethod
     def meet(cls, rank: int, size: int, place: ProbeLocation, device: torch.device) -> ProbeTeam:
-        """Learn where everybody is."""
+        """Exchange the locations of all processes."""
         alone = cls(rank, (place,) * size, device)
         return cls(rank, tuple(alone.gather(place)), device)
 
@@ -56,7 +56,7 @@ class ProbeTeam:
             dist.barrier()
 
     def gather(self, value: Gathered) -> list[Gathered]:
-        """Return everybody's value, by rank."""
+        """Return the values of all processes, by rank."""
         if len(self.places) == 1:
             return [value]
         values: list[Any] = [None] * len(self.places)

@@ -17,13 +17,14 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from hpcbench.analysis.result_columns import LIFETIME_PARTS, PHASES, ReportRow
+from hpcbench.analysis.result_columns import LIFETIME_PARTS, ReportRow
 from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.analysis.results_loading import LoadedResults, LoadedRun
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.report.report_sentences import without_load
 from hpcbench.report.table_cells import EMPTY_CELL, format_number
 from hpcbench.report.words import Words
+from hpcbench.runs.events import PHASES
 from hpcbench.runs.results_folder import RunFolder
 
 PAGE_CURVE_DIGITS = 5

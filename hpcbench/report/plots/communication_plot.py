@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from hpcbench.analysis.result_columns import PHASES, ReportRow
+from hpcbench.analysis.result_columns import ReportRow
 from hpcbench.report.plots.plot_bars import BarPart, stacked_bars
 from hpcbench.report.plots.plot_style import ORANGE, PURPLE, VERMILION
 from hpcbench.report.scenes import Scene
+from hpcbench.runs.events import PHASES
 
 SMALLEST_SHOWN_SHARE = (
     0.005  # of a step; a phase that only looks whether there is something to exchange takes less

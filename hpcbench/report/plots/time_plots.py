@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from hpcbench.analysis.result_columns import LIFETIME_PARTS, PHASES, ReportRow
+from hpcbench.analysis.result_columns import LIFETIME_PARTS, ReportRow
 from hpcbench.report.plots.plot_bars import BarPart, stacked_bars
 from hpcbench.report.plots.plot_style import (
     BLUE,
@@ -23,6 +23,7 @@ from hpcbench.report.plots.plot_style import (
 )
 from hpcbench.report.scenes import Scene
 from hpcbench.report.table_cells import format_number
+from hpcbench.runs.events import PHASES
 
 
 def draw_epoch_time(scene: Scene) -> Figure | None:

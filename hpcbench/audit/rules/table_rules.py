@@ -1,4 +1,4 @@
-"""What can be judged of a table without the records behind it. The rules name these functions."""
+"""Rules about tables without records behind them; rules of other topics use these functions as well."""
 
 from __future__ import annotations
 
@@ -259,6 +259,7 @@ TABLE_RULES = (
         when="Text, a formula, HTML, another unit than the column's, a number that is not positive. "
         "Nothing in a table is evaluated or interpreted.",
         advice="Write plain numbers, and the unit into the header.",
+        source="docs/methodology.md, M2",
         of_table=unreadable_cells,
     ),
 )
