@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from hpcbench.analysis.run_figures import is_asynchronous_run
 from hpcbench.ceilings.compute_scaling import ComputeTime
 from hpcbench.ceilings.node_ceilings import Ceilings, LinkTime
 from hpcbench.strategies.strategy_registry import find_strategy
@@ -135,7 +134,7 @@ def _combine_parts(
     work_s += served_s
     link_s = (1 - hidden) * during.bytes_s + beside.bytes_s + _host_copies(spec, ceilings, compute)
     wait_s = (1 - hidden) * during.latency_s + beside.latency_s
-    if is_asynchronous_run(spec):
+    if find_strategy(spec.strategy).is_asynchronous(spec.strategy_options):
         # Servers take one gradient after the other: with many workers they are what is waited for.
         in_turn_s = spec.ranks * (link_s + wait_s + served_s)
         link_s = max(link_s, in_turn_s - work_s - fixed_s - wait_s)
@@ -175,7 +174,7 @@ def _combine_parts(
 def waits_for_slowest_rank(spec: RunSpec) -> bool:
     """Say whether every step is as long as that of the slowest rank, each of which does the same work."""
     steps_alone = find_strategy(spec.strategy).steps_per_exchange(spec.strategy_options)
-    alone = is_asynchronous_run(spec) or steps_alone > 1
+    alone = find_strategy(spec.strategy).is_asynchronous(spec.strategy_options) or steps_alone > 1
     return spec.ranks > 1 and spec.data_shards == spec.ranks and not alone
 
 
