@@ -21,8 +21,8 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
 def test_step_is_near_the_lower_bound(figures: dict[str, float]) -> None:
     """A synchronous step takes at most 1.25 times what the link and the arithmetic need.
 
-    MEASURING, formulas: in each direction at least max(M/B, nM/(kB)). Push and pull overlap, so the larger of
-    them counts, with the bandwidth B that the link has in one direction while the other is in use too.
+    docs/methodology.md, formulas: in each direction at least max(M/B, nM/(kB)). Push and pull overlap, so the
+    larger of them counts, with the bandwidth B that the link has in one direction while the other is in use.
     """
     size, bandwidth = figures["bytes"], figures["bytes"] / figures["swap"]
     transfer_s = max(size / bandwidth, WORKERS * size / (SERVERS * bandwidth))

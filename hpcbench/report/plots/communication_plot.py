@@ -20,7 +20,7 @@ SMALLEST_SHOWN_SHARE = (
 def draw_communication(scene: Scene) -> Figure | None:
     """Draw the time of a step, mean over counted steps, ranks and repeats; None where no exchange was seen.
 
-    Exposed is what an ablation found, else what stands after the backward pass (MEASURING rule 7). What
+    Exposed is what an ablation found, else what follows the backward pass (docs/methodology.md, M7). What
     overlaps with that pass is inside the rest: no phase timer can see it.
     """
     told = {row["experiment"]: _step_parts_ms(scene, row) for row in scene.rows}
