@@ -1,7 +1,7 @@
 # make setup|demo|test|test-slurm|test-containers|pin-base|check|bench|bench-slurm|docs|slurm-up|slurm-down|clean        everything lives in .venv/
 PYTHON ?= python3
 BIN    := .venv/bin
-# Results of the demo; say `make demo RESULTS=elsewhere` to keep several.
+# Results folder of the demo: `make demo RESULTS=elsewhere` keeps several.
 RESULTS ?= results
 
 .PHONY: setup demo test test-slurm test-containers pin-base check bench bench-slurm docs slurm-up slurm-down clean
@@ -14,14 +14,14 @@ setup: .venv/.done
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[train,dev,docs]'
 	@touch $@
 
-demo: setup            ## the main job: a sweep of five strategies on real images, ranked
+demo: setup            ## a sweep of five strategies on real images, ranked
 	$(BIN)/hpcbench submit sweeps/quickstart.yaml --executor local --results $(RESULTS)
 
 test: setup             ## all tests that need no root, side by side on up to four cores
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations 10
 
-# A real Slurm on this machine, with a folder and ports of its own. HPCBENCH_LAB_ACCOUNTING=0: without accounting.
-slurm-up:              ## two nodes to try out: needs root on Debian
+# A real Slurm on this machine, with its own folder and ports. HPCBENCH_LAB_ACCOUNTING=0: without accounting.
+slurm-up:              ## a Slurm cluster of two nodes for trying out: needs root on Debian
 	bash slurm/lab/up.sh
 
 slurm-down:
@@ -34,7 +34,7 @@ test-slurm: setup      ## tests on a real Slurm, which they start and end
 test-containers: setup ## images really built and run by podman, Docker and Apptainer: root on Debian, 15 minutes
 	$(BIN)/python -m pytest tests/containers/real/check_*.py
 
-pin-base:              ## add the digest that the registry has now to the base image; changes nothing where it can't
+pin-base:              ## add the digest that the registry has now to the base image; changes nothing if it cannot be reached
 	$(PYTHON) containers/pin_base.py Dockerfile apptainer.def
 
 check: setup           ## format, lint, types, layers, documentation
