@@ -59,7 +59,7 @@ trim() {
     done
 }
 
-# Compiles what commands and ranks use of the standard library: nobody can write there afterwards, and official
+# Compiles what commands and ranks use of the standard library: the folder is read-only afterwards, and official
 # images bring it uncompiled, which would cost each start half a second.
 compile() {
     "$VENV/bin/python" -c '

@@ -16,7 +16,7 @@ import urllib.request
 from pathlib import Path
 
 TIMEOUT_S = 30
-# The base stands in both files as BASE=registry/name:tag, with or without an older digest. Apptainer takes
+# Both files name the base as BASE=registry/name:tag, with or without an older digest. Apptainer takes
 # no name with a tag and a digest: there the digest replaces the tag, which is kept in a line before it.
 LINE = re.compile(
     r"^(?:    # tag: (?P<kept>\S+)\n)?(?P<head>(?:ARG +|    )BASE=)"
