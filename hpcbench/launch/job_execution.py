@@ -109,13 +109,20 @@ class JobExecution:
         """Do runs in their order, with the data set on this node's disk that several of them stage."""
         with keep_staged(Path(self.plan.results), runs, self.inbox.stopped):
             if before_first_run:
-                before_first_run(self, runs)
+                self._call_hook(before_first_run, runs)
             for name, repeat in runs:
                 if self.stopped():
                     break
                 self.do_run(name, repeat)
         if self.inbox.stopped():
             logger.info("stopped by %s", self.inbox.stopped_by)
+
+    def _call_hook(self, hook: BeforeFirstRun, runs: Sequence[tuple[str, int]]) -> None:
+        """Call what is to be done before the first run. Its failure is logged and fails no run."""
+        try:
+            hook(self, runs)
+        except Exception:  # noqa: BLE001  whatever fails before the runs is no reason to leave them out
+            logger.exception("what was to be done before the first run failed; the runs are done")
 
     def do_run(self, name: str, repeat: int) -> None:
         """Do a run, unless another process has it."""
