@@ -121,7 +121,7 @@ class JobExecution:
         """Call what is to be done before the first run. Its failure is logged and fails no run."""
         try:
             hook(self, runs)
-        except Exception:  # noqa: BLE001  whatever fails before the runs is no reason to leave them out
+        except Exception:
             logger.exception("what was to be done before the first run failed; the runs are done")
 
     def do_run(self, name: str, repeat: int) -> None:
