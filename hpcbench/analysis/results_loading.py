@@ -26,7 +26,7 @@ from hpcbench.ceilings.node_ceilings import Ceilings
 from hpcbench.errors import RecordError, SourcePlace, input_error
 from hpcbench.runs import ledger
 from hpcbench.runs.results_folder import ResultsFolder
-from hpcbench.sweep.run_spec import NOT_IDENTITY, NOT_RECIPE, Group, RunSpec
+from hpcbench.sweep.run_spec import NOT_IDENTITY, NOT_RECIPE, Group, RunSpec, flatten_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,21 +261,11 @@ def _labels(base: str, group: dict[str, RunSpec]) -> dict[str, str]:
 
 
 def _recipe_fields(spec: RunSpec) -> dict[str, Any]:
-    flat = _flatten_spec(spec.to_json())
+    flat = flatten_fields(spec.to_json())
     left_out = (*NOT_IDENTITY, *NOT_RECIPE)
     return {
         key: value for key, value in flat.items() if key not in left_out and key.split(".")[0] not in left_out
     }
-
-
-def _flatten_spec(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            flat |= _flatten_spec(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def read_groups(path: Path) -> tuple[Group, ...]:

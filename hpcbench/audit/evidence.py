@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hpcbench.analysis.run_figures import FinishedRepeat
 from hpcbench.analysis.run_history import RecordedState
@@ -86,17 +86,6 @@ def _groups(
     for group in groups:
         members = [rows[name] for run in group.runs for name in sorted(names.get(run, ()))]
         yield RowComparison(title=f"{group.id} ({group.title})", rows=tuple(members), factor=group.factor)
-
-
-def flatten_fields(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested maps by dotted path."""
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            flat |= flatten_fields(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def most_frequent(values: Sequence[HashableValue]) -> HashableValue:

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -269,6 +270,17 @@ def _built_in(cls: Any) -> dict[str, Any]:
         each.name: each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
         for each in dataclasses.fields(cls)
     }
+
+
+def flatten_fields(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested maps by dotted path; empty maps are left out."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= flatten_fields(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _without(data: dict[str, Any], *left_out: tuple[str, ...]) -> dict[str, Any]:

@@ -84,12 +84,12 @@ def load_run(
     *,
     settings: Sequence[str] = (),
     default_gpus_per_node: int = 0,
-    data_root: str | None = None,
     smoke: bool = False,
 ) -> RunSpec:
-    """Read one run: a file with a run's fields, a run folder's spec.json, or nothing but settings.
+    """Read one run: a file with a run's fields, a run folder's spec.json, or settings alone.
 
-    Takes the arguments of `load_sweep`; `data_root` changes nothing: where the data are is no part of a run.
+    Takes the arguments of `load_sweep`, except `only` and `data_root`: the location of the data is not part
+    of a run.
     """
     fields = RunFields(run_schema(catalog), catalog)
     layers = read_settings(settings, fields.schema, general=False)

@@ -9,8 +9,9 @@ from collections.abc import Hashable, Iterable, Mapping
 
 from hpcbench.analysis.run_figures import Observation, occupied_devices
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
-from hpcbench.audit.evidence import AuditedRow, RowComparison, flatten_fields, most_frequent
+from hpcbench.audit.evidence import AuditedRow, RowComparison, most_frequent
 from hpcbench.audit.tables import table_checks
+from hpcbench.sweep.run_spec import flatten_fields
 
 # What says nothing about how a run was done, or differs by its nature.
 NOT_COMPARED = (

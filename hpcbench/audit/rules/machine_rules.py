@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from hpcbench.analysis.run_figures import FinishedRepeat, Observation
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
-from hpcbench.audit.evidence import RowComparison, flatten_fields, most_frequent
+from hpcbench.audit.evidence import RowComparison, most_frequent
 from hpcbench.runs.events import Telemetry
+from hpcbench.sweep.run_spec import flatten_fields
 
 # A run that has just ended still shows in the load, with at most one for each core.
 LOAD_PER_CORE = 1.5
