@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcbench.errors import input_error
 from hpcbench.sweep.catalog_entries import Catalog
 
 if TYPE_CHECKING:
@@ -50,9 +49,9 @@ def _folder(
         return str(Path(root).absolute() / name)
     missing = [each for each in variables if each not in environment]
     if missing and needed:
-        raise input_error(
+        raise file.document.error(
+            ("data", name),
             f"the environment variable {missing[0]} is not set",
-            **file.document.at(("data", name)),
             found=text,
             hint="Set it, or give --data DIR",
         )

@@ -99,9 +99,7 @@ class RunPlanner:
         """Resolve and name one run that stands alone."""
         draft = RunDraft((), {}, at).over(ALONE, layer, *self.settings)
         if draft.values["repeats"] != 1:
-            raise input_error(
-                "a single run has no repeats", **draft.at("repeats"), hint="Put it into a sweep"
-            )
+            raise draft.error("repeats", "a single run has no repeats", hint="Put it into a sweep")
         spec = self._resolve(draft)
         return replace(spec, name=self._name(draft, spec, {}))
 
@@ -118,9 +116,7 @@ class RunPlanner:
             if not any(pattern.matches(spec) for pattern in entry.exclude):
                 runs.append(_Resolved(entry, draft, spec, varied))
         if not runs:
-            raise input_error(
-                "exclude leaves nothing of this run", **entry.document.at((*entry.root, "exclude"))
-            )
+            raise entry.document.error((*entry.root, "exclude"), "exclude leaves nothing of this run")
         return runs
 
     def _resolve(self, draft: RunDraft) -> RunSpec:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hpcbench.errors import input_error
 from hpcbench.sweep.catalog_entries import Catalog, DatasetEntry, ModelEntry, ProcessLayout, StrategyEntry
 from hpcbench.sweep.run_rules import check_run
 from hpcbench.sweep.run_spec import (
@@ -56,7 +55,7 @@ class RunResolver:
         values = draft.values
         if "strategy" not in values:
             known = ", ".join(self.catalog.strategies)
-            raise input_error("a run needs a strategy", **draft.at("strategy"), allowed=known)
+            raise draft.error("strategy", "a run needs a strategy", allowed=known)
         entry = self.catalog.strategies[values["strategy"]]
         dataset = self.catalog.datasets[values.get("dataset", RunSpec.dataset)]
         model = self.catalog.models[values.get("model", RunSpec.model)]
@@ -132,9 +131,9 @@ def _process_counts(draft: RunDraft, entry: StrategyEntry, resources: Resources)
 def _refuse_more(draft: RunDraft, field: str, why: str, hint: str | None = None) -> None:
     said = draft.values.get(field, 1)
     if said != 1 and not draft.is_general(field):
-        raise input_error(
+        raise draft.error(
+            field,
             f"strategy {draft.values['strategy']} {why}",
-            **draft.at(field),
             found=said,
             allowed="1, or nothing said",
             hint=hint,
@@ -144,9 +143,9 @@ def _refuse_more(draft: RunDraft, field: str, why: str, hint: str | None = None)
 def _given_or(draft: RunDraft, field: str, default: int) -> int:
     said: int = draft.values.get(field, default)
     if said == 0:
-        raise input_error(
+        raise draft.error(
+            field,
             f"without GPUs a run of {draft.values['strategy']} has to say how many {field}",
-            **draft.at(field),
             hint=f"Say {field}: 2, or resources: {{gpus_per_node: N}}",
         )
     return said
@@ -157,9 +156,9 @@ def _backend(draft: RunDraft, entry: StrategyEntry, device: Device) -> Backend |
     if said in entry.backends:
         return said
     if said is not None and not (draft.is_general("backend") and not entry.backends):
-        raise input_error(
+        raise draft.error(
+            "backend",
             f"strategy {draft.values['strategy']} cannot use this backend",
-            **draft.at("backend"),
             found=said,
             allowed=", ".join(entry.backends) or "nothing said: it does not communicate",
         )
@@ -186,9 +185,9 @@ def _stem(draft: RunDraft, model: ModelEntry) -> Stem | None:
     if not model.stems and draft.is_general("stem"):
         return None
     name = draft.values.get("model", RunSpec.model)
-    raise input_error(
+    raise draft.error(
+        "stem",
         f"model {name} has no such stem",
-        **draft.at("stem"),
         found=said,
         allowed=", ".join(model.stems) or "nothing said: it has one form only",
     )
@@ -201,9 +200,9 @@ def _batch_size(draft: RunDraft, shards: int) -> int:
         return draft.values.get("batch_size") or DEFAULT_BATCH_SIZE
     if total % shards:
         nearest = max(1, round(total / shards)) * shards
-        raise input_error(
+        raise draft.error(
+            "global_batch",
             f"the global batch does not split evenly over {shards} ranks",
-            **draft.at("global_batch"),
             found=total,
             hint=f"The nearest that does is {nearest}",
         )

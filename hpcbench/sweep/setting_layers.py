@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from hpcbench.errors import SourcePlace, input_error
+from hpcbench.errors import InputError, SourcePlace, input_error
 from hpcbench.sweep.value_schema import SHORT_FORMS, Locate, MapSchema, did_you_mean, map_of
 from hpcbench.sweep.yaml_document import KeyLocation, KeyPath, YamlDocument, dotted_path, parse_document
 
@@ -106,6 +106,10 @@ class RunDraft:
             if layer.has(path):
                 return layer.locate(path)
         return {"place": self.entry["place"], "key": dotted_path(path)}
+
+    def error(self, field: str, problem: str, **details: Any) -> InputError:
+        """Return the message about a field; `details` are those of `input_error`."""
+        return input_error(problem, **self.at(field), **details)
 
     def is_general(self, field: str) -> bool:
         """Say whether a field was said only for many runs at once, in defaults or on the command line."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from dataclasses import fields as dataclass_fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
@@ -29,7 +28,7 @@ from hpcbench.sweep.run_resolution import RunResolver, scale_down
 from hpcbench.sweep.run_spec import Group, RunSpec, Sweep
 from hpcbench.sweep.setting_layers import SettingLayer, layer_of, read_settings
 from hpcbench.sweep.sweep_sections import VERSION, GroupEntry, SectionReader, SweepFile, as_map
-from hpcbench.sweep.value_schema import FOLLOWS, LeafSchema, MapSchema, SchemaNode, did_you_mean, run_schema
+from hpcbench.sweep.value_schema import FOLLOWS, did_you_mean, run_schema
 from hpcbench.sweep.yaml_document import FLOAT, RESOLVED_HEADER, KeyLocation, YamlDocument, read_document
 
 
@@ -61,7 +60,7 @@ def load_sweep(
     assembler.refuse_too_many()
     planned = merge_equal_runs([run for root in roots for run in assembler.expand(root)])
     if not planned:
-        raise input_error("the sweep has no runs", **first.document.at(("runs",)), hint="Add runs")
+        raise first.document.error(("runs",), "the sweep has no runs", hint="Add runs")
     refuse_too_many_runs(planned)
     refuse_duplicate_ids(planned)
     chosen = _selected_runs(planned, only)
@@ -233,9 +232,7 @@ def read_run(file: Path | None, planner: RunPlanner) -> RunSpec:
         as_map(document, "a run is a map of its fields", keys, value=value, hints={**FOLLOWS, **hints})
     )
     if said.pop("version", VERSION) != VERSION:
-        raise input_error(
-            "this hpcbench reads another version", **document.at(("version",)), allowed=str(VERSION)
-        )
+        raise document.error(("version",), "this hpcbench reads another version", allowed=str(VERSION))
     return planner.single(layer_of(schema, document, (), said), document.at(()))
 
 
@@ -246,7 +243,7 @@ def _read_stored_spec(document: YamlDocument, planner: RunPlanner) -> RunSpec:
     def locate(path: Any) -> KeyLocation:
         return document.at(("spec", *path))
 
-    checked = stored_schema(planner.resolver.catalog).check(stored, locate, ())
+    checked = run_schema(planner.resolver.catalog, stored=True).check(stored, locate, ())
     for key in ("name", "strategy"):
         if key not in checked:
             raise input_error(f"a stored run needs {key}", **locate(()))
@@ -257,16 +254,6 @@ def _read_stored_spec(document: YamlDocument, planner: RunPlanner) -> RunSpec:
     again = planner.single(SettingLayer(said, locate, general=True), locate(()))
     kept = {key: getattr(spec, key) for key in ("repeat", "smoke", "declared_id", "steps_per_epoch")}
     return replace(again, **kept)
-
-
-def stored_schema(catalog: Catalog) -> MapSchema:
-    """Return the schema of a whole specification, with what follows from other fields."""
-    hints = get_type_hints(RunSpec, include_extras=True)
-    known = run_schema(catalog).children
-    children: dict[str, SchemaNode] = {
-        each.name: known.get(each.name, LeafSchema(hints[each.name])) for each in dataclass_fields(RunSpec)
-    }
-    return MapSchema(children)
 
 
 _BASE: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)

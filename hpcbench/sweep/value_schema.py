@@ -47,14 +47,15 @@ def describe_type(kind: Any) -> str:
     """Say in words what an annotation allows."""
     if get_origin(kind) is Annotated:
         base, *constraints = get_args(kind)
-        told = [each.documentation for each in constraints if hasattr(each, "documentation")]
-        bounds = [
-            f"{word} {getattr(each, type(each).__name__.lower()):.15g}"
-            for each in constraints
-            for bound, word in _BOUNDS.items()
-            if isinstance(each, bound)
+        texts = [
+            constraint.documentation for constraint in constraints if hasattr(constraint, "documentation")
         ]
-        return told[0] if told else ", ".join(filter(None, (describe_type(base), " and ".join(bounds))))
+        bounds = [
+            f"{_BOUNDS[type(constraint)]} {getattr(constraint, type(constraint).__name__.lower()):.15g}"
+            for constraint in constraints
+            if type(constraint) in _BOUNDS
+        ]
+        return texts[0] if texts else ", ".join(filter(None, (describe_type(base), " and ".join(bounds))))
     if get_origin(kind) is Literal:
         return ", ".join(map(str, choices(kind)))
     if get_origin(kind) in (UnionType, Union):
@@ -200,29 +201,27 @@ def unknown_key(key: str, node: MapSchema, locate: Locate, path: KeyPath) -> Inp
 def map_of(kind: Any, *, short: str | None = None) -> MapSchema:
     """Return the schema of a dataclass."""
     hints = get_type_hints(kind, include_extras=True)
-    return MapSchema({each.name: LeafSchema(hints[each.name]) for each in dataclasses.fields(kind)}, short)
+    return MapSchema({field.name: LeafSchema(hints[field.name]) for field in dataclasses.fields(kind)}, short)
 
 
 SHORT_FORMS = {"optimizer": "name", "schedule": "name", "container": "runtime"}
 
 
-def run_schema(catalog: Catalog) -> MapSchema:
-    """Return what a run of a sweep file may say: the fields that do not follow from others."""
+def run_schema(catalog: Catalog, *, stored: bool = False) -> MapSchema:
+    """Return the schema of a run in a sweep file, or of a stored specification with its derived fields."""
     hints = get_type_hints(RunSpec, include_extras=True)
     names = {"strategy": catalog.strategies, "model": catalog.models, "dataset": catalog.datasets}
     children: dict[str, SchemaNode] = {}
-    for each in dataclasses.fields(RunSpec):
-        if each.name in FOLLOWS:
-            continue
-        kind = hints[each.name]
-        if each.name in names:
-            children[each.name] = LeafSchema(Literal[tuple(names[each.name])])
-        elif each.name.endswith("_options"):
-            children[each.name] = OptionsSchema()
+    for name, kind in hints.items():
+        if name in names:
+            children[name] = LeafSchema(Literal[tuple(names[name])])
+        elif name.endswith("_options"):
+            children[name] = OptionsSchema()
         elif dataclasses.is_dataclass(kind):
-            children[each.name] = map_of(kind, short=SHORT_FORMS.get(each.name))
-        else:
-            children[each.name] = LeafSchema(kind)
-    children["global_batch"] = LeafSchema(Annotated[int, Ge(1), Le(1_000_000_000)] | None)
-    children["repeats"] = LeafSchema(Annotated[int, Ge(1), Le(1_000)])
+            children[name] = map_of(kind, short=SHORT_FORMS.get(name))
+        elif stored or name not in FOLLOWS:
+            children[name] = LeafSchema(kind)
+    if not stored:
+        children["global_batch"] = LeafSchema(Annotated[int, Ge(1), Le(1_000_000_000)] | None)
+        children["repeats"] = LeafSchema(Annotated[int, Ge(1), Le(1_000)])
     return MapSchema(children)

@@ -67,6 +67,10 @@ class YamlDocument:
         line = None if around is None else self.lines[around]
         return {"place": SourcePlace(self.file, line), "key": dotted_path(path) or None}
 
+    def error(self, path: KeyPath, problem: str, **details: Any) -> InputError:
+        """Return the message about a path; `details` are those of `input_error`."""
+        return input_error(problem, **self.at(path), **details)
+
 
 def read_document(path: Path, *, asked_by: KeyLocation | None = None) -> YamlDocument:
     """Read a file; raises InputError for one that is missing, too large, no text, or no sound YAML.
