@@ -1,8 +1,8 @@
-"""What a sweep may name: the kinds of strategies, models and data sets, and what each allows.
+"""Entry types of the catalog of strategies, models and data sets.
 
-The tables themselves stand beside what they name (`strategies/__init__.py`, `training/models/__init__.py`,
-`training/data/__init__.py`); this module only says what a line of such a table is, so that the
-configuration can check names and options without importing torch.
+The tables are in the packages of what they name (`strategies/__init__.py`, `training/models/__init__.py`,
+`training/data/__init__.py`); this module defines their entries, so that names and
+options can be checked without importing torch.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ RefusalCheck = Callable[["RunSpec"], str | None]
 
 
 def only_for_teaching(spec: RunSpec) -> str | None:
-    """Refuse what is wrong on purpose, unless that is what the run is for."""
+    """Refuse a strategy that is wrong on purpose, unless the run is for teaching."""
     return (
-        None if spec.teaching else "it is wrong on purpose. Say teaching: true to run it; it is never ranked"
+        None if spec.teaching else "it is wrong on purpose. Set teaching: true to run it; it is never ranked"
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogEntry:
-    """A line of a table: `target` is `package.module:name` of what makes the thing."""
+    """A line of a table: `target` is `package.module:name` of its factory."""
 
     target: str
 
     def load(self) -> Any:
-        """Import what makes it."""
+        """Import the factory."""
         module, _, name = self.target.partition(":")
         return getattr(importlib.import_module(module), name)
 

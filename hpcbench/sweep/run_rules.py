@@ -1,4 +1,4 @@
-"""Rules about combinations of fields: what cannot be together in one run."""
+"""Rules about combinations of fields in one run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GPU_HINT = "resources: {gpus_per_node: N}"
 
 
 def check_run(spec: RunSpec, draft: RunDraft, catalog: Catalog) -> None:
-    """Raise InputError for a run that cannot be done as it stands."""
+    """Raise InputError for a run with fields that contradict each other."""
     if spec.device == "cpu":
         _check_cpu(spec, draft)
     else:
@@ -59,30 +59,30 @@ def _check_cpu(spec: RunSpec, draft: RunDraft) -> None:
             "backend",
             "nccl needs GPUs and this run has none",
             found="nccl",
-            hint=f"Say backend: gloo, or {_GPU_HINT}",
+            hint=f"Set backend: gloo, or {_GPU_HINT}",
         )
     if spec.precision in _NEEDS_GPU:
         raise draft.error(
             "precision",
             f"{spec.precision} needs GPUs and this run has none",
             found=spec.precision,
-            hint=f"Say precision: {_NEEDS_GPU[spec.precision]}, or {_GPU_HINT}",
+            hint=f"Set precision: {_NEEDS_GPU[spec.precision]}, or {_GPU_HINT}",
         )
 
 
 def _check_gpus(spec: RunSpec, draft: RunDraft) -> None:
-    there = spec.resources.nodes * spec.resources.gpus_per_node
+    available = spec.resources.nodes * spec.resources.gpus_per_node
     needed = spec.ranks * spec.devices
     per_process = spec.resources.gpus_per_node
-    if needed > there or spec.devices > per_process:
+    if needed > available or spec.devices > per_process:
         field = "devices" if spec.devices > 1 else "ranks"
         raise draft.error(
             field,
             f"more GPUs than there are: {spec.ranks} ranks x {spec.devices} devices need {needed}, and "
-            f"{spec.resources.nodes} nodes x {per_process} GPUs are {there}",
+            f"{spec.resources.nodes} nodes x {per_process} GPUs are {available}",
             found=getattr(spec, field),
-            allowed=f"up to {per_process if spec.devices > 1 else there}",
-            hint=f"Say fewer {field}, or more in resources: {{nodes: .., gpus_per_node: ..}}",
+            allowed=f"up to {per_process if spec.devices > 1 else available}",
+            hint=f"Set fewer {field}, or more in resources: {{nodes: .., gpus_per_node: ..}}",
         )
 
 
@@ -92,14 +92,14 @@ def _check_container(spec: RunSpec, draft: RunDraft) -> None:
         raise draft.error(
             "container",
             f"container {runtime} needs an image",
-            hint=f"Say container: {{runtime: {runtime}, image: ..}}",
+            hint=f"Set container: {{runtime: {runtime}, image: ..}}",
         )
     if runtime == "none" and (image or spec.container.inject or spec.container.binds):
         raise draft.error(
             "container",
             "an image needs a runtime",
             found=image,
-            hint="Say container: {runtime: apptainer, image: ..}, or docker, podman, pyxis",
+            hint="Set container: {runtime: apptainer, image: ..}, or docker, podman, pyxis",
         )
     for folder in spec.container.binds:
         if not PurePosixPath(folder).is_absolute():
@@ -140,15 +140,15 @@ def _fitting_models(channels: int, catalog: Catalog) -> str | None:
 
 
 def _batch_too_large(spec: RunSpec, draft: RunDraft, samples: int) -> InputError:
-    said = "batch_size" if draft.values.get("global_batch") is None else "global_batch"
+    field = "batch_size" if draft.values.get("global_batch") is None else "global_batch"
     return draft.error(
-        said,
+        field,
         f"a step of all ranks takes {spec.samples_per_step} samples, more than the {samples} training "
         f"samples of {spec.dataset}: there is not one full step",
-        found=draft.values.get(said, spec.batch_size),
+        found=draft.values.get(field, spec.batch_size),
     )
 
 
 def _nearest_divisor(number: int, wanted: int) -> int:
-    divisors = [each for each in range(1, min(number, 2 * wanted) + 1) if number % each == 0]
-    return min(divisors, key=lambda each: abs(each - wanted))
+    divisors = [n for n in range(1, min(number, 2 * wanted) + 1) if number % n == 0]
+    return min(divisors, key=lambda divisor: abs(divisor - wanted))

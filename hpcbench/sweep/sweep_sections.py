@@ -37,7 +37,7 @@ class RunEntry:
 
     @property
     def at(self) -> KeyLocation:
-        """Where the entry stands."""
+        """The location of the entry."""
         return self.document.at(self.root)
 
 
@@ -54,13 +54,13 @@ class GroupEntry:
     runs: tuple[str, ...] | None
 
     def at(self, *path: str | int) -> KeyLocation:
-        """Say where a part of the entry stands."""
+        """Return the location of a part of the entry."""
         return self.document.at((*self.root, *path))
 
 
 @dataclass(frozen=True)
 class SweepFile:
-    """A file as it is written. `site` has its resources and container, which included files fall back on."""
+    """The content of one file. `site` has its resources and container, the defaults of included files."""
 
     document: YamlDocument
     name: str
@@ -79,12 +79,12 @@ class SectionReader:
 
     def __init__(self, document: YamlDocument, fields: RunFields) -> None:
         self.document, self.fields, self.schema = document, fields, fields.schema
-        in_defaults = {key: f"Say it in defaults: {{{key}: ..}}, or in a run" for key in self.schema.children}
+        in_defaults = {key: f"Set it in defaults: {{{key}: ..}}, or in a run" for key in self.schema.children}
         self.top = as_map(document, "a sweep file is a map of sections", SECTIONS, hints=in_defaults)
         self._require_version()
 
     def read(self) -> SweepFile:
-        """Return the file's sections; raises InputError at the first thing that is wrong."""
+        """Return the file's sections; raises InputError at the first mistake."""
         at, top = self.document.at, self.top
         name = self._text(("name",), top["name"]) if "name" in top else Path(self.document.file).stem
         return SweepFile(
@@ -116,7 +116,7 @@ class SectionReader:
         for key in _ENTRY_KEYS:
             if key in value:
                 raise self.document.error(
-                    (*root, key), f"{key} is no field of every run", hint="Say it in a run"
+                    (*root, key), f"{key} is no field of every run", hint="Set it in a run"
                 )
         return layer_of(self.schema, self.document, root, value, general=True)
 
@@ -154,7 +154,9 @@ class SectionReader:
             if key not in group:
                 raise self.document.error(root, f"a group needs {key}", allowed=", ".join(_GROUP_KEYS))
         if "where" in group and "runs" in group:
-            raise self.document.error((*root, "runs"), "where and runs stand together", allowed="one of them")
+            raise self.document.error(
+                (*root, "runs"), "where and runs exclude each other", allowed="one of them"
+            )
         name = check_name(self._text((*root, "id"), group["id"]), at((*root, "id")), what="id of a group")
         title = self._text((*root, "title"), group["title"]) if "title" in group else name
         if len(title) > MAX_TITLE or "\n" in title:
