@@ -26,7 +26,7 @@ from hpcbench.ceilings.node_ceilings import Ceilings
 from hpcbench.errors import SourcePlace, input_error
 from hpcbench.runs import ledger
 from hpcbench.runs.results_folder import ResultsFolder, open_results_folder
-from hpcbench.sweep.run_spec import NOT_IDENTITY, NOT_RECIPE, Group, RunSpec, flatten
+from hpcbench.sweep.run_spec import NOT_IDENTITY, NOT_RECIPE, Group, RunSpec, flatten_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +239,7 @@ def _labels(base: str, group: dict[str, RunSpec]) -> dict[str, str]:
 
 
 def _recipe_fields(spec: RunSpec) -> dict[str, Any]:
-    flat = flatten(spec.to_json())
+    flat = flatten_fields(spec.to_json())
     left_out = (*NOT_IDENTITY, *NOT_RECIPE)
     return {
         key: value for key, value in flat.items() if key not in left_out and key.split(".")[0] not in left_out

@@ -21,7 +21,7 @@ from hpcbench.runs.results_folder import ResultsFolder
 from hpcbench.runs.run_status import RunStatus, run_status
 from hpcbench.runs.spec_file import read_spec_json
 from hpcbench.sweep.catalog_entries import Catalog
-from hpcbench.sweep.run_spec import RunSpec, flatten
+from hpcbench.sweep.run_spec import RunSpec, flatten_fields
 
 OVERSUBSCRIBED = "cpu-oversubscribed"
 SHARED_MACHINE = "shared-machine"
@@ -225,7 +225,7 @@ def _decide_new(
 
 def _spec_difference(spec: RunSpec, stored: Mapping[str, Any]) -> str:
     """Name what differs between a run and the one of its name that has results already."""
-    new, old = flatten(spec.to_json()), flatten(stored)
+    new, old = flatten_fields(spec.to_json()), flatten_fields(stored)
     differing = [key for key in sorted(new.keys() | old.keys()) if new.get(key) != old.get(key)]
     shown = [f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in differing[:3]]
     more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""

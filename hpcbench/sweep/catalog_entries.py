@@ -1,4 +1,4 @@
-"""What a sweep may name: the kinds of strategies, models and data sets, and what each allows.
+"""Entry types of the catalog of strategies, models and data sets.
 
 The registries themselves stand beside what they name (`strategies/strategy_registry.py`,
 `tasks/task_registry.py`); this module defines what an entry holds, so that the configuration can check names

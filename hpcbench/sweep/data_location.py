@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpcbench.errors import input_error
 from hpcbench.sweep.catalog_entries import Catalog
 
 if TYPE_CHECKING:
@@ -24,9 +23,9 @@ def locate_data(
     """Return the folder of each data set that a sweep names or needs.
 
     The root is `--data`, else the variable HPCBENCH_DATA. With one, a data set is in the folder of its name
-    inside it, or where the sweep says with `$HPCBENCH_DATA`; without one, where the sweep says. Of several
-    files the outermost that names a data set counts. Raises InputError for a variable that is not set,
-    where a run needs it.
+    inside it, or in the folder that `data` gives it with `$HPCBENCH_DATA`; without one, where `data` puts it.
+    Of several files the outermost that names a data set counts. Raises InputError for a variable that a run
+    needs and that is not set.
     """
     root = root or os.environ.get(ROOT_VARIABLE) or None
     environment = {**os.environ, **({ROOT_VARIABLE: root} if root else {})}
@@ -45,14 +44,14 @@ def locate_data(
 def _folder(
     file: SweepFile, name: str, text: str, environment: Mapping[str, str], root: str | None, *, needed: bool
 ) -> str | None:
-    variables = [one or other for one, other in _VARIABLE.findall(text)]
+    variables = [braced or plain for braced, plain in _VARIABLE.findall(text)]
     if root and ROOT_VARIABLE not in variables:
         return str(Path(root).absolute() / name)
-    missing = [each for each in variables if each not in environment]
+    missing = [variable for variable in variables if variable not in environment]
     if missing and needed:
-        raise input_error(
+        raise file.document.error(
+            ("data", name),
             f"the environment variable {missing[0]} is not set",
-            **file.document.at(("data", name)),
             found=text,
             hint="Set it, or give --data DIR",
         )

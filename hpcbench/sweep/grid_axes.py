@@ -14,7 +14,7 @@ from hpcbench.sweep.value_schema import Locate, MapSchema, OptionsSchema, did_yo
 from hpcbench.sweep.yaml_document import KeyLocation, KeyPath, YamlDocument
 
 NO_AXES = {
-    "repeats": "Repeats are no axis: they stand beside the grid, and are interleaved in time",
+    "repeats": "Repeats are no axis: set them beside the grid; they are interleaved in time",
     "name": "Put {field} into the run's name instead",
 }
 
@@ -50,11 +50,11 @@ class Grid:
 
     @property
     def size(self) -> int:
-        """How many combinations there are, without making one."""
+        """The number of combinations, without making one."""
         return math.prod(len(axis.values) for axis in self.axes)
 
     def without(self, fixed: Sequence[tuple[str, ...]]) -> Grid:
-        """Drop the axes that the command line fixes: the same field, one around it, or its rival."""
+        """Drop the axes that settings fix: the same field, one that contains it, or one that it excludes."""
         return Grid(self.document, tuple(axis for axis in self.axes if not _fixed(axis.path, fixed)))
 
     def combinations(self) -> Iterator[SettingLayer]:
@@ -82,7 +82,7 @@ class _Locator:
 
 
 def read_grid(schema: MapSchema, document: YamlDocument, root: KeyPath, value: Any) -> Grid:
-    """Check a grid, and each value of each axis where it stands."""
+    """Check a grid, and each value of each axis at its line."""
 
     def locate(path: KeyPath) -> KeyLocation:
         return document.at((*root, *path))
@@ -93,13 +93,13 @@ def read_grid(schema: MapSchema, document: YamlDocument, root: KeyPath, value: A
     axes = tuple(_axis(schema, locate, root, key, values) for key, values in value.items())
     names = {axis.name for axis in axes}
     for axis in axes:
-        around = {".".join(axis.path[:depth]) for depth in range(1, len(axis.path))}
-        for name in around & names:
-            raise input_error(f"this axis lies inside the axis {name}", **locate((axis.name,)))
+        parents = {".".join(axis.path[:depth]) for depth in range(1, len(axis.path))}
+        for name in parents & names:
+            raise input_error(f"this axis is inside the axis {name}", **locate((axis.name,)))
     for pair in EXCLUSIVE_KEYS:
         if names.issuperset(pair):
             raise input_error(
-                f"{' and '.join(pair)} stand together", **locate((pair[1],)), allowed="one of them"
+                f"{' and '.join(pair)} exclude each other", **locate((pair[1],)), allowed="one of them"
             )
     return Grid(document, axes)
 
@@ -127,7 +127,7 @@ def _axis(schema: MapSchema, locate: Locate, root: KeyPath, key: str, values: An
     seen: dict[str, int] = {}
     for number, value in enumerate(checked):
         if repr(value) in seen:
-            raise input_error("this value stands twice in the axis", **locate((key, number)), found=value)
+            raise input_error("this value is given twice in the axis", **locate((key, number)), found=value)
         seen[repr(value)] = number
     return Axis(path, checked, (*root, key))
 
@@ -139,7 +139,7 @@ def _put(values: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
 
 
 def _fixed(path: tuple[str, ...], fixed: Sequence[tuple[str, ...]]) -> bool:
-    rivals = {one: other for pair in EXCLUSIVE_KEYS for one, other in (pair, pair[::-1])}
+    excluded = {key: other for pair in EXCLUSIVE_KEYS for key, other in (pair, pair[::-1])}
     return any(
-        path[: len(each)] == each or (rivals.get(path[0]) == each[0] and len(each) == 1) for each in fixed
+        path[: len(keys)] == keys or (excluded.get(path[0]) == keys[0] and len(keys) == 1) for keys in fixed
     )

@@ -1,6 +1,4 @@
-"""Expands the run entries of a sweep file: layers, grid, exclusions, names, duplicates, and the runs of
-groups.
-"""
+"""Expands run entries of a sweep file: layers, grid, exclusions, names, duplicates, runs of groups."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ ALONE = SettingLayer({"repeats": 1}, BUILT_IN_LAYER.locate, general=True)
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A named run with its first repeat's seed; `at` is where it was asked for."""
+    """A named run with its first repeat's seed; `at` is the location of its entry."""
 
     spec: RunSpec
     repeats: int
@@ -67,7 +65,7 @@ class _Resolved:
 
 @dataclass(frozen=True)
 class RunPlanner:
-    """Expands files. `settings` lie over everything; `smoke` takes runs that this machine could not do."""
+    """Expands files. `settings` override everything; `smoke` accepts runs that this machine cannot do."""
 
     fields: RunFields
     resolver: RunResolver
@@ -96,31 +94,27 @@ class RunPlanner:
         ]
 
     def single(self, layer: SettingLayer, at: KeyLocation) -> RunSpec:
-        """Resolve and name one run that stands alone."""
+        """Resolve and name one run outside of a sweep."""
         draft = RunDraft((), {}, at).over(ALONE, layer, *self.settings)
         if draft.values["repeats"] != 1:
-            raise input_error(
-                "a single run has no repeats", **draft.at("repeats"), hint="Put it into a sweep"
-            )
+            raise draft.error("repeats", "a single run has no repeats", hint="Put it into a sweep")
         spec = self._resolve(draft)
         return replace(spec, name=self._name(draft, spec, {}))
 
     def _expand(self, base: RunDraft, entry: RunEntry) -> list[_Resolved]:
         grid = entry.grid.without(fixed_paths(self.settings))
         varied = tuple(dict.fromkeys(path for axis in grid.axes for path in axis.varied()))
-        below = replace(base, entry=entry.at).over(entry.layer)
+        entry_draft = replace(base, entry=entry.at).over(entry.layer)
         runs = []
         for combination in grid.combinations():
-            draft = below.over(combination, *self.settings)
+            draft = entry_draft.over(combination, *self.settings)
             if any(pattern.matches_values(draft.values) for pattern in entry.exclude):
                 continue
             spec = self._resolve(draft)
             if not any(pattern.matches(spec) for pattern in entry.exclude):
                 runs.append(_Resolved(entry, draft, spec, varied))
         if not runs:
-            raise input_error(
-                "exclude leaves nothing of this run", **entry.document.at((*entry.root, "exclude"))
-            )
+            raise entry.document.error((*entry.root, "exclude"), "exclude leaves nothing of this run")
         return runs
 
     def _resolve(self, draft: RunDraft) -> RunSpec:
@@ -135,24 +129,24 @@ class RunPlanner:
         return self.resolver.resolve(on_gpus)
 
     def _names(self, runs: Sequence[_Resolved]) -> list[str]:
-        """Name the runs; made names that meet are told apart by whatever else differs."""
+        """Name the runs; equal generated names get the other fields that differ."""
         families: list[Any] = [id(run.entry) for run in runs]
         spreads = [dict.fromkeys(run.varied) for run in runs]
         names = self._named(runs, families, spreads)
-        meeting: dict[str, list[int]] = defaultdict(list)
+        by_name: dict[str, list[int]] = defaultdict(list)
         for number, name in enumerate(names):
-            meeting[name].append(number)
-        again = [
+            by_name[name].append(number)
+        duplicates = [
             (name, numbers)
-            for name, numbers in meeting.items()
+            for name, numbers in by_name.items()
             if len(numbers) > 1 and not any("name" in runs[number].draft.values for number in numbers)
         ]
-        for name, numbers in again:
+        for name, numbers in duplicates:
             differences = differing_fields((runs[number].spec for number in numbers), self._nameable())
             for number in numbers:
                 families[number] = name
                 spreads[number] |= dict.fromkeys(differences)
-        return self._named(runs, families, spreads) if again else names
+        return self._named(runs, families, spreads) if duplicates else names
 
     def _nameable(self) -> dict[str, Any]:
         return {path: None for path in self.fields.leaves if path not in {"name", "resources.time", *DERIVED}}
@@ -181,19 +175,19 @@ def _hashable(value: Any) -> Any:
 
 
 def _as_on_gpus(draft: RunDraft) -> RunDraft | None:
-    """Suppose a node with enough GPUs for a run that does not say how many it wants."""
+    """Return the run on a node with enough GPUs, if it does not set their number."""
     resources = draft.values.get("resources", {})
     if "gpus_per_node" in resources:
         return None
     wanted = max(draft.values.get("ranks", 2), draft.values.get("devices", 1))
-    supposed = SettingLayer(
+    assumed = SettingLayer(
         {"resources": {"gpus_per_node": min(wanted, 64)}}, lambda path: draft.entry, general=True
     )
-    return RunDraft((supposed, *draft.layers), merge_layers(supposed.values, draft.values), draft.entry)
+    return RunDraft((assumed, *draft.layers), merge_layers(assumed.values, draft.values), draft.entry)
 
 
 def merge_equal_runs(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
-    """Drop runs that another file has too, name and content alike; raises InputError for other duplicates."""
+    """Drop runs that two files have with the same name and content; InputError for other duplicates."""
     by_name: dict[str, PlannedRun] = {}
     for run in runs:
         earlier = by_name.setdefault(run.name, run)
@@ -214,30 +208,30 @@ def refuse_too_many_runs(runs: Sequence[PlannedRun]) -> None:
             raise input_error(
                 "too many runs, repeats included",
                 **run.at,
-                found=sum(each.repeats for each in runs),
+                found=sum(run.repeats for run in runs),
                 allowed=f"up to {MAX_RUNS:,} in a sweep",
             )
 
 
 def refuse_duplicate_ids(runs: Sequence[PlannedRun]) -> None:
-    """Raise where two names stand for the same run, in any of their repeats."""
+    """Raise where two names are the same run, in any of their repeats."""
     by_id: dict[str, tuple[PlannedRun, RunSpec]] = {}
     for run in runs:
         for spec in run.specs:
-            other, other_spec = by_id.setdefault(spec.run_id, (run, spec))
-            if other is not run:
-                which = "" if (spec.repeat, other_spec.repeat) == (0, 0) else f" in seed {spec.seed}"
+            earlier, earlier_spec = by_id.setdefault(spec.run_id, (run, spec))
+            if earlier is not run:
+                which = "" if (spec.repeat, earlier_spec.repeat) == (0, 0) else f" in seed {spec.seed}"
                 raise input_error(
-                    f"{other.name} (from {other.at['place']}) and {run.name} are the same run{which}",
+                    f"{earlier.name} (from {earlier.at['place']}) and {run.name} are the same run{which}",
                     **run.at,
                     found=run.name,
-                    hint="Drop one of them, or let them differ in something that changes learning or speed",
+                    hint="Drop one of them, or change a field that affects learning or speed",
                 )
 
 
 def _duplicate_name_error(earlier: PlannedRun, run: PlannedRun) -> InputError:
-    one, other = earlier.spec.to_json(), run.spec.to_json()
-    differing = [key for key, value in one.items() if value != other[key]]
+    old, new = earlier.spec.to_json(), run.spec.to_json()
+    differing = [key for key, value in old.items() if value != new[key]]
     if earlier.repeats != run.repeats:
         differing.append("repeats")
     how = f"they differ in {', '.join(differing)}" if differing else "they are the same"
@@ -245,7 +239,7 @@ def _duplicate_name_error(earlier: PlannedRun, run: PlannedRun) -> InputError:
         f"two runs have this name, the first from {earlier.at['place']}, and {how}",
         **run.at,
         found=run.name,
-        hint="Give each a name of its own, with {field} in it for a grid" if differing else "Drop one",
+        hint="Give each its own name, with {field} in it for a grid" if differing else "Drop one",
     )
 
 
@@ -285,12 +279,12 @@ def _empty_group_error(entry: GroupEntry, runs: Sequence[PlannedRun]) -> InputEr
     conditions = entry.where.conditions if entry.where else ()
     for path, wanted in conditions:
         if not any(FieldPattern(((path, wanted),)).matches(run.spec) for run in runs):
-            there = sorted({str(read_field(run.spec, path)) for run in runs if hasattr(run.spec, path)})
+            present = sorted({str(read_field(run.spec, path)) for run in runs if hasattr(run.spec, path)})
             return input_error(
                 "the group is empty: no run has this",
                 **entry.at("where", path),
                 found=list(wanted) if len(wanted) > 1 else wanted[0],
-                allowed=", ".join(there[:10]) or None,
+                allowed=", ".join(present[:10]) or None,
             )
-    hint = "Each condition fits some run, all of them together fit none" if conditions else None
+    hint = "Each condition matches some run, and no run matches all of them" if conditions else None
     return input_error("the group is empty: no run matches", **entry.at("where"), hint=hint)

@@ -1,6 +1,4 @@
-"""Fields of a run as `exclude`, `where`, `factor` and `{field}` see them, and the names that are made from
-them.
-"""
+"""Fields of runs for `exclude`, `where`, `factor` and `{field}`, and the names that are made from them."""
 
 from __future__ import annotations
 
@@ -90,9 +88,9 @@ class RunFields:
             if leaves is None:
                 raise self.unknown(name, locate, here)
             if wanted == []:
-                raise input_error("the list is empty: nothing is any of it", **locate(here))
+                raise input_error("the list is empty: no value matches it", **locate(here))
             any_of = wanted if isinstance(wanted, list) else [wanted]
-            yield name, tuple(_check_pattern_value(each, leaves, locate, here) for each in any_of)
+            yield name, tuple(_check_pattern_value(item, leaves, locate, here) for item in any_of)
 
 
 def _check_pattern_value(value: Any, leaves: tuple[LeafSchema, ...], locate: Locate, path: KeyPath) -> Any:
@@ -102,16 +100,16 @@ def _check_pattern_value(value: Any, leaves: tuple[LeafSchema, ...], locate: Loc
 
 @dataclass(frozen=True)
 class FieldPattern:
-    """Fields with the values that are meant: a run matches that has one of them in each field."""
+    """Fields and their wanted values: a run matches that has one of the values in each field."""
 
     conditions: tuple[tuple[str, tuple[Any, ...]], ...]
 
     def matches(self, spec: RunSpec) -> bool:
-        """Say whether a resolved run is meant."""
+        """Return whether a resolved run matches."""
         return all(read_field(spec, path) in wanted for path, wanted in self.conditions)
 
     def matches_values(self, values: dict[str, Any]) -> bool:
-        """Say whether what a sweep file says already makes a run match, before it is resolved."""
+        """Return whether the values of a sweep file already match, before the run is resolved."""
         return all(_look_up(values, path) in wanted for path, wanted in self.conditions)
 
 
@@ -134,7 +132,7 @@ _LAST = ("cache", "precision")
 
 
 def check_name(name: str, at: KeyLocation, *, what: str = "name") -> str:
-    """Return the name; raises InputError where it could not be a folder everywhere."""
+    """Return the name; raises InputError where it is not a portable folder name."""
     if _RULE.fullmatch(name) and len(name) <= MAX_LENGTH:
         return name
     proper = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:MAX_LENGTH]
@@ -148,7 +146,7 @@ def check_name(name: str, at: KeyLocation, *, what: str = "name") -> str:
 
 
 def fill_placeholders(template: str, spec: RunSpec, fields: RunFields, at: KeyLocation) -> str:
-    """Replace `{field}` by what the run has there."""
+    """Replace `{field}` by the run's value of that field."""
 
     def value_of(match: re.Match[str]) -> str:
         word = match[1]
@@ -192,7 +190,7 @@ def _name_part(path: str, spec: RunSpec, values: Collection[Any], catalog: Catal
 
 
 def _is_switch(precisions: Collection[str]) -> bool:
-    mixed = [each for each in precisions if each.startswith("amp")]
+    mixed = [precision for precision in precisions if precision.startswith("amp")]
     return len(mixed) <= 1 and len(precisions) - len(mixed) <= 1
 
 

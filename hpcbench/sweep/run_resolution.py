@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hpcbench.errors import input_error
 from hpcbench.sweep.catalog_entries import Catalog, DatasetEntry, ModelEntry, ProcessLayout, StrategyEntry
 from hpcbench.sweep.run_rules import check_run
 from hpcbench.sweep.run_spec import (
@@ -45,7 +44,7 @@ class ProcessCounts:
 
 @dataclass
 class RunResolver:
-    """Resolves runs for one catalog; `gpus_per_node` is what a run asks for that does not say."""
+    """Resolves runs for one catalog; `gpus_per_node` is the default of runs."""
 
     catalog: Catalog
     gpus_per_node: int
@@ -56,16 +55,16 @@ class RunResolver:
         values = draft.values
         if "strategy" not in values:
             known = ", ".join(self.catalog.strategies)
-            raise input_error("a run needs a strategy", **draft.at("strategy"), allowed=known)
+            raise draft.error("strategy", "a run needs a strategy", allowed=known)
         entry = self.catalog.strategies[values["strategy"]]
         dataset = self.catalog.datasets[values.get("dataset", RunSpec.dataset)]
         model = self.catalog.models[values.get("model", RunSpec.model)]
         resources = Resources(**{"gpus_per_node": self.gpus_per_node, **values.get("resources", {})})
         device: Device = "cuda" if resources.gpus_per_node else "cpu"
-        seats = _process_counts(draft, entry, resources)
+        counts = _process_counts(draft, entry, resources)
         options = self._options_of(draft, "strategy", entry)
-        updates = seats.data_shards if entry.is_asynchronous(options) else 1
-        batch_size = _batch_size(draft, seats.data_shards // updates)
+        updates = counts.data_shards if entry.is_asynchronous(options) else 1
+        batch_size = _batch_size(draft, counts.data_shards // updates)
         steps = values.get("steps")
         epochs = values.get("epochs") or (None if steps else DEFAULT_EPOCHS)
         spec = RunSpec(
@@ -74,10 +73,10 @@ class RunResolver:
             strategy_options=options,
             backend=_backend(draft, entry, device),
             device=device,
-            ranks=seats.ranks,
-            devices=seats.devices,
+            ranks=counts.ranks,
+            devices=counts.devices,
             servers=entry.count_servers(options),
-            data_shards=seats.data_shards,
+            data_shards=counts.data_shards,
             updates_per_step=updates,
             dataset_options=self._options_of(draft, "dataset", dataset),
             stem=_stem(draft, model),
@@ -105,7 +104,7 @@ class RunResolver:
 
 
 def _container(values: dict[str, Any]) -> Container:
-    """Name an image that is a file from the root: a job may not run where the sweep was submitted."""
+    """Make the path of an image file absolute: a job may run in another folder than the submission."""
     container = Container(**values)
     if container.runtime != "apptainer" or not container.image or "://" in container.image:
         return container
@@ -113,7 +112,7 @@ def _container(values: dict[str, Any]) -> Container:
 
 
 def _process_counts(draft: RunDraft, entry: StrategyEntry, resources: Resources) -> ProcessCounts:
-    """Apply the table of who does what."""
+    """Return the counts that the process layout of the strategy gives."""
     gpus = resources.gpus_per_node
     match entry.processes:
         case ProcessLayout.ONE:
@@ -121,47 +120,47 @@ def _process_counts(draft: RunDraft, entry: StrategyEntry, resources: Resources)
             _refuse_more(draft, "devices", "uses one device")
             return ProcessCounts(1, 1, 1)
         case ProcessLayout.ONE_MANY_DEVICES:
-            _refuse_more(draft, "ranks", "is one process over several devices", "Say devices: N instead")
+            _refuse_more(draft, "ranks", "is one process over several devices", "Set devices: N instead")
             return ProcessCounts(1, _given_or(draft, "devices", gpus), 1)
         case ProcessLayout.DATA_PARALLEL | ProcessLayout.STAGES:
-            _refuse_more(draft, "devices", "uses one device in each rank", "Say ranks: N instead")
+            _refuse_more(draft, "devices", "uses one device in each rank", "Set ranks: N instead")
             ranks = _given_or(draft, "ranks", resources.nodes * gpus)
             return ProcessCounts(ranks, 1, ranks if entry.processes is ProcessLayout.DATA_PARALLEL else 1)
 
 
 def _refuse_more(draft: RunDraft, field: str, why: str, hint: str | None = None) -> None:
-    said = draft.values.get(field, 1)
-    if said != 1 and not draft.is_general(field):
-        raise input_error(
+    value = draft.values.get(field, 1)
+    if value != 1 and not draft.is_general(field):
+        raise draft.error(
+            field,
             f"strategy {draft.values['strategy']} {why}",
-            **draft.at(field),
-            found=said,
-            allowed="1, or nothing said",
+            found=value,
+            allowed="1, or not set",
             hint=hint,
         )
 
 
 def _given_or(draft: RunDraft, field: str, default: int) -> int:
-    said: int = draft.values.get(field, default)
-    if said == 0:
-        raise input_error(
-            f"without GPUs a run of {draft.values['strategy']} has to say how many {field}",
-            **draft.at(field),
-            hint=f"Say {field}: 2, or resources: {{gpus_per_node: N}}",
+    value: int = draft.values.get(field, default)
+    if value == 0:
+        raise draft.error(
+            field,
+            f"without GPUs a run of {draft.values['strategy']} has to set {field}",
+            hint=f"Set {field}: 2, or resources: {{gpus_per_node: N}}",
         )
-    return said
+    return value
 
 
 def _backend(draft: RunDraft, entry: StrategyEntry, device: Device) -> Backend | None:
-    said: Backend | None = draft.values.get("backend")
-    if said in entry.backends:
-        return said
-    if said is not None and not (draft.is_general("backend") and not entry.backends):
-        raise input_error(
+    backend: Backend | None = draft.values.get("backend")
+    if backend in entry.backends:
+        return backend
+    if backend is not None and not (draft.is_general("backend") and not entry.backends):
+        raise draft.error(
+            "backend",
             f"strategy {draft.values['strategy']} cannot use this backend",
-            **draft.at("backend"),
-            found=said,
-            allowed=", ".join(entry.backends) or "nothing said: it does not communicate",
+            found=backend,
+            allowed=", ".join(entry.backends) or "not set: it does not communicate",
         )
     usual: Backend = "nccl" if device == "cuda" else "gloo"
     if not entry.backends or usual in entry.backends:
@@ -170,40 +169,40 @@ def _backend(draft: RunDraft, entry: StrategyEntry, device: Device) -> Backend |
 
 
 def _with_fitting_backend(spec: RunSpec, draft: RunDraft, entry: StrategyEntry) -> RunSpec:
-    """On GPUs, take gloo where nobody said a backend and the strategy, as it is set, refuses nccl."""
-    said = draft.values.get("backend") is not None
-    if said or spec.backend != "nccl" or "gloo" not in entry.backends or entry.check(spec) is None:
+    """On GPUs, use gloo where no backend is set and the strategy with its options refuses nccl."""
+    is_set = draft.values.get("backend") is not None
+    if is_set or spec.backend != "nccl" or "gloo" not in entry.backends or entry.check(spec) is None:
         return spec
     over_gloo = replace(spec, backend="gloo")
     return over_gloo if entry.check(over_gloo) is None else spec
 
 
 def _stem(draft: RunDraft, model: ModelEntry) -> Stem | None:
-    said: Stem | None = draft.values.get("stem")
-    if said is None or said in model.stems:
+    stem: Stem | None = draft.values.get("stem")
+    if stem is None or stem in model.stems:
         default: Any = model.stems[0] if model.stems else None
-        return said or default
+        return stem or default
     if not model.stems and draft.is_general("stem"):
         return None
     name = draft.values.get("model", RunSpec.model)
-    raise input_error(
+    raise draft.error(
+        "stem",
         f"model {name} has no such stem",
-        **draft.at("stem"),
-        found=said,
-        allowed=", ".join(model.stems) or "nothing said: it has one form only",
+        found=stem,
+        allowed=", ".join(model.stems) or "not set: it has one form only",
     )
 
 
 def _batch_size(draft: RunDraft, shards: int) -> int:
-    """Return the batch of each rank, whichever way it was said."""
+    """Return the batch of each rank, from `batch_size` or `global_batch`."""
     total = draft.values.get("global_batch")
     if total is None:
         return draft.values.get("batch_size") or DEFAULT_BATCH_SIZE
     if total % shards:
         nearest = max(1, round(total / shards)) * shards
-        raise input_error(
+        raise draft.error(
+            "global_batch",
             f"the global batch does not split evenly over {shards} ranks",
-            **draft.at("global_batch"),
             found=total,
             hint=f"The nearest that does is {nearest}",
         )
@@ -216,13 +215,13 @@ SMOKE_STEPS_PER_EPOCH = 2
 BATCH_DIVISOR = 32  # 64, 128, 256, 512 become 2, 4, 8, 16
 MIN_BATCH = 2  # batch normalisation needs two values
 IMAGE_SIZE = 64
-DECODED_SIZE = 74  # stands to 64 as 256 to 224
+DECODED_SIZE = 74  # in the ratio of 256 to 224
 EVALUATION_BATCHES = 4
 _WITHOUT_GPU: dict[Precision, Precision] = {"amp_fp16": "amp_bf16", "tf32": "fp32"}
 
 
 def scale_down(declared: RunSpec, catalog: Catalog, gpus: int) -> RunSpec:
-    """Return what `--smoke` really does for a run, on a machine with that many GPUs.
+    """Return the run that `--smoke` executes for a run, on a machine with that many GPUs.
 
     A run keeps its GPUs where the machine has enough for what is left of it, else it goes on the CPU. What is
     a strategy's own is scaled down by its entry in the catalog.
@@ -241,7 +240,7 @@ def scale_down(declared: RunSpec, catalog: Catalog, gpus: int) -> RunSpec:
         data_shards=shards,
         updates_per_step=shards if declared.updates_per_step > 1 else 1,
         batch_size=batch,
-        accumulation=next(each for each in range(min(run.accumulation, batch), 0, -1) if batch % each == 0),
+        accumulation=next(n for n in range(min(run.accumulation, batch), 0, -1) if batch % n == 0),
         dataset_options=_small_data(declared, batch * shards),
         epochs=SMOKE_EPOCHS,
         steps=None,
@@ -269,7 +268,7 @@ def _on_cpu(run: RunSpec) -> RunSpec:
 
 
 def _small_data(run: RunSpec, samples_per_step: int) -> dict[str, Any]:
-    """Shrink what a data set lets its options say: pixels, and no more samples than are looked at."""
+    """Shrink the options of a data set: the image size, and no more samples than are used."""
     smallest = {
         "image_size": IMAGE_SIZE,
         "decoded_size": DECODED_SIZE,

@@ -1,10 +1,10 @@
-"""Rules about combinations of fields: what cannot be together in one run."""
+"""Rules about combinations of fields in one run."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from hpcbench.errors import InputError, input_error
+from hpcbench.errors import InputError
 from hpcbench.sweep.catalog_entries import Catalog, DatasetEntry, StrategyEntry
 from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.sweep.setting_layers import RunDraft
@@ -15,7 +15,7 @@ _GPU_HINT = "resources: {gpus_per_node: N}"
 
 
 def check_run(spec: RunSpec, draft: RunDraft, catalog: Catalog) -> None:
-    """Raise InputError for a run that cannot be done as it stands."""
+    """Raise InputError for a run with fields that contradict each other."""
     if spec.device == "cpu":
         _check_cpu(spec, draft)
     else:
@@ -23,17 +23,17 @@ def check_run(spec: RunSpec, draft: RunDraft, catalog: Catalog) -> None:
     _check_container(spec, draft)
     _check_data(spec, draft, catalog)
     if spec.batch_size % spec.accumulation:
-        raise input_error(
+        raise draft.error(
+            "accumulation",
             f"accumulation does not split the batch of {spec.batch_size} of each rank evenly",
-            **draft.at("accumulation"),
             found=spec.accumulation,
             hint=f"The nearest that does is {_nearest_divisor(spec.batch_size, spec.accumulation)}",
         )
     last_seed = spec.seed + int(draft.values["repeats"]) - 1
     if last_seed > MAX_SEED:
-        raise input_error(
+        raise draft.error(
+            "seed",
             f"the last repeat's seed would be {last_seed}",
-            **draft.at("seed"),
             found=spec.seed,
             allowed=f"up to {MAX_SEED}",
         )
@@ -41,77 +41,75 @@ def check_run(spec: RunSpec, draft: RunDraft, catalog: Catalog) -> None:
     dataset, strategy = catalog.datasets[spec.dataset], catalog.strategies[spec.strategy]
     reason = _refuse_teaching(spec, dataset) or dataset.check(spec)
     if reason:
-        raise input_error(f"data set {spec.dataset}: {reason}", **draft.at("dataset"))
+        raise draft.error("dataset", f"data set {spec.dataset}: {reason}")
     if spec.compile and not strategy.can_compile:
-        raise input_error(
+        raise draft.error(
+            "compile",
             f"the model of strategy {spec.strategy} cannot be compiled: its parts run on several devices",
-            **draft.at("compile"),
             found=True,
         )
     reason = _refuse_teaching(spec, strategy) or strategy.check(spec)
     if reason:
-        raise input_error(f"strategy {spec.strategy}: {reason}", **draft.at("strategy"))
+        raise draft.error("strategy", f"strategy {spec.strategy}: {reason}")
 
 
 def _refuse_teaching(spec: RunSpec, entry: StrategyEntry | DatasetEntry) -> str | None:
     if entry.teaching and not spec.teaching:
-        return "it is wrong on purpose. Say teaching: true to run it; it is never ranked"
+        return "it is wrong on purpose. Set teaching: true to run it; it is never ranked"
     return None
 
 
 def _check_cpu(spec: RunSpec, draft: RunDraft) -> None:
     if spec.backend == "nccl":
-        raise input_error(
+        raise draft.error(
+            "backend",
             "nccl needs GPUs and this run has none",
-            **draft.at("backend"),
             found="nccl",
-            hint=f"Say backend: gloo, or {_GPU_HINT}",
+            hint=f"Set backend: gloo, or {_GPU_HINT}",
         )
     if spec.precision in _NEEDS_GPU:
-        raise input_error(
+        raise draft.error(
+            "precision",
             f"{spec.precision} needs GPUs and this run has none",
-            **draft.at("precision"),
             found=spec.precision,
-            hint=f"Say precision: {_NEEDS_GPU[spec.precision]}, or {_GPU_HINT}",
+            hint=f"Set precision: {_NEEDS_GPU[spec.precision]}, or {_GPU_HINT}",
         )
 
 
 def _check_gpus(spec: RunSpec, draft: RunDraft) -> None:
-    there = spec.resources.nodes * spec.resources.gpus_per_node
+    available = spec.resources.nodes * spec.resources.gpus_per_node
     needed = spec.ranks * spec.devices
     per_process = spec.resources.gpus_per_node
-    if needed > there or spec.devices > per_process:
+    if needed > available or spec.devices > per_process:
         field = "devices" if spec.devices > 1 else "ranks"
-        raise input_error(
+        raise draft.error(
+            field,
             f"more GPUs than there are: {spec.ranks} ranks x {spec.devices} devices need {needed}, and "
-            f"{spec.resources.nodes} nodes x {per_process} GPUs are {there}",
-            **draft.at(field),
+            f"{spec.resources.nodes} nodes x {per_process} GPUs are {available}",
             found=getattr(spec, field),
-            allowed=f"up to {per_process if spec.devices > 1 else there}",
-            hint=f"Say fewer {field}, or more in resources: {{nodes: .., gpus_per_node: ..}}",
+            allowed=f"up to {per_process if spec.devices > 1 else available}",
+            hint=f"Set fewer {field}, or more in resources: {{nodes: .., gpus_per_node: ..}}",
         )
 
 
 def _check_container(spec: RunSpec, draft: RunDraft) -> None:
     runtime, image = spec.container.runtime, spec.container.image
     if runtime != "none" and not image:
-        raise input_error(
+        raise draft.error(
+            "container",
             f"container {runtime} needs an image",
-            **draft.at("container"),
-            hint=f"Say container: {{runtime: {runtime}, image: ..}}",
+            hint=f"Set container: {{runtime: {runtime}, image: ..}}",
         )
     if runtime == "none" and (image or spec.container.inject or spec.container.binds):
-        raise input_error(
+        raise draft.error(
+            "container",
             "an image needs a runtime",
-            **draft.at("container"),
             found=image,
-            hint="Say container: {runtime: apptainer, image: ..}, or docker, podman, pyxis",
+            hint="Set container: {runtime: apptainer, image: ..}, or docker, podman, pyxis",
         )
     for folder in spec.container.binds:
         if not PurePosixPath(folder).is_absolute():
-            raise input_error(
-                "a folder to bind has to be named from the root", **draft.at("container"), found=folder
-            )
+            raise draft.error("container", "a folder to bind has to be named from the root", found=folder)
 
 
 def _check_data(spec: RunSpec, draft: RunDraft, catalog: Catalog) -> None:
@@ -119,9 +117,9 @@ def _check_data(spec: RunSpec, draft: RunDraft, catalog: Catalog) -> None:
     channels = spec.dataset_options.get("channels", dataset.channels)
     wanted = catalog.models[spec.model].input_channels
     if wanted is not None and wanted != channels:
-        raise input_error(
+        raise draft.error(
+            "model",
             f"model {spec.model} takes images of {wanted} channels and {spec.dataset} has {channels}",
-            **draft.at("model"),
             found=spec.model,
             hint=_fitting_models(channels, catalog),
         )
@@ -134,9 +132,9 @@ def _check_parts(spec: RunSpec, draft: RunDraft, catalog: Catalog) -> None:
     parts, blocks = catalog.strategies[spec.strategy].parts(spec), catalog.models[spec.model].blocks
     if parts > blocks:
         field = "devices" if spec.devices > 1 else "ranks"
-        raise input_error(
+        raise draft.error(
+            field,
             f"strategy {spec.strategy} cannot cut model {spec.model} into {parts} parts",
-            **draft.at(field),
             found=getattr(spec, field),
             allowed=f"up to {blocks}, its blocks",
         )
@@ -148,15 +146,15 @@ def _fitting_models(channels: int, catalog: Catalog) -> str | None:
 
 
 def _batch_too_large(spec: RunSpec, draft: RunDraft, samples: int) -> InputError:
-    said = "batch_size" if draft.values.get("global_batch") is None else "global_batch"
-    return input_error(
+    field = "batch_size" if draft.values.get("global_batch") is None else "global_batch"
+    return draft.error(
+        field,
         f"a step of all ranks takes {spec.samples_per_step} samples, more than the {samples} training "
         f"samples of {spec.dataset}: there is not one full step",
-        **draft.at(said),
-        found=draft.values.get(said, spec.batch_size),
+        found=draft.values.get(field, spec.batch_size),
     )
 
 
 def _nearest_divisor(number: int, wanted: int) -> int:
-    divisors = [each for each in range(1, min(number, 2 * wanted) + 1) if number % each == 0]
-    return min(divisors, key=lambda each: abs(each - wanted))
+    divisors = [n for n in range(1, min(number, 2 * wanted) + 1) if number % n == 0]
+    return min(divisors, key=lambda divisor: abs(divisor - wanted))

@@ -1,6 +1,4 @@
-"""The specification of one run: the frozen description that a sweep file becomes and that every rank
-reads.
-"""
+"""The specification of one run, which is made from a sweep file and read by every rank."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ Checkpointing = Literal["auto", "epoch", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """SGD as torch has it; `lr` is the rate at the start of the schedule (after warm-up).
+    """SGD of torch; `lr` is the rate at the start of the schedule (after warm-up).
 
     With `lr_batch`, `lr` is meant for that global batch and grows linearly with the run's own (Goyal et al.
     2017). `weight_decay_on_norm: false` spares biases and the parameters of normalisation layers.
@@ -60,7 +58,7 @@ _TIME_LIMIT = re.compile(r"(?:([0-9]{1,3})-)?([0-9]{1,3}):([0-5][0-9]):([0-5][0-
 
 
 def is_time_limit(text: str) -> bool:
-    """Say whether it is hours:minutes:seconds, or days-hours:minutes:seconds, and more than nothing."""
+    """Return whether the text is [days-]hours:minutes:seconds and above zero."""
     match = _TIME_LIMIT.fullmatch(text)
     return match is not None and any(int(part) for part in match.groups(default="0"))
 
@@ -83,7 +81,7 @@ def limit_of(seconds: int) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What a run asks a scheduler for; `gpus_per_node: 0` is a run on CPUs."""
+    """What a run requests from a scheduler; `gpus_per_node: 0` is a run on CPUs."""
 
     nodes: Annotated[int, Ge(1), Le(10_000)] = 1
     gpus_per_node: Annotated[int, Ge(0), Le(64)] = 0
@@ -128,7 +126,7 @@ class InputOptions:
     disk_cache: bool = False
 
 
-# Fields that change neither what is learnt nor how fast: they are no part of a run's identity.
+# Fields that affect neither learning nor speed: they are not part of a run's identity.
 NOT_IDENTITY = (
     "name", "repeat", "save_weights", "checkpoint", "probe", "measure_exchange", "resources.time",
     "container.image", "container.inject", "container.binds", "timeout_s",
@@ -137,16 +135,16 @@ NOT_IDENTITY = (
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """One run of one repeat, resolved: nothing is left to default after this.
+    """One repeat of one run, resolved: every field has its final value.
 
     `batch_size` is per training rank, `devices` per training rank, `seed` is that of this repeat.
     `updates_per_step` is how many updates follow when each rank does one step: more than one where a server
     updates by each rank's gradient alone.
     `accumulation` splits each rank's batch into that many micro-batches; it never changes the global batch.
-    `checkpoint` says after which epochs the state is kept for going on later: `auto` now and then, so that
-    short runs never do it.
+    `checkpoint` sets after which epochs the state is kept for a later continuation: `auto` keeps it at
+    intervals that short runs never reach.
     `probe` lets the job measure the ceilings of the node first, where they are not known; `measure_exchange`
-    adds some steps with and without the exchange after the training. Both leave the run itself as it is.
+    adds some steps with and without the exchange after the training. Neither changes the run itself.
     `steps_per_epoch` ends an epoch after that many steps at most; `declared_id` is the run id of the run as
     the sweep file has it, which keeps apart two runs that `--smoke` scales down to the same. Only `--smoke`
     sets these two.
@@ -212,13 +210,13 @@ class RunSpec:
 
     @cached_property
     def recipe(self) -> str:
-        """The class that a ranking compares inside: what is learnt, whichever way."""
+        """Hash of the fields that affect learning; a ranking compares runs of one recipe."""
         learnt = _without(_given_values(self), NOT_IDENTITY, NOT_RECIPE)
         return _short_hash({**learnt, "global_batch": self.global_batch})
 
     @cached_property
     def run_id(self) -> str:
-        """Hash of what changes learning or speed; two runs with one id are the same run."""
+        """Hash of the fields that affect learning or speed; two runs with one id are the same run."""
         return _short_hash(_without(_given_values(self), NOT_IDENTITY))
 
     @cached_property
@@ -257,7 +255,7 @@ def _from_mapping(cls: Any, data: dict[str, Any]) -> Any:
 
 
 def _given_values(spec: Any) -> dict[str, Any]:
-    """Return what differs from the built-in values: a field that a later version adds changes no run's id."""
+    """Return the fields that differ from the defaults: a field of a later version changes no run's id."""
     kind: Any = type(spec)
     built_in = _built_in(kind)
     values = {name: getattr(spec, name) for name in built_in}
@@ -270,11 +268,22 @@ def _given_values(spec: Any) -> dict[str, Any]:
 
 @cache
 def _built_in(cls: Any) -> dict[str, Any]:
-    """Return the value of each field that nobody sets; `MISSING` where it has to be set."""
+    """Return the default of each field; `MISSING` where it has none."""
     return {
-        each.name: each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
-        for each in dataclasses.fields(cls)
+        item.name: item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+        for item in dataclasses.fields(cls)
     }
+
+
+def flatten_fields(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested maps by dotted path; empty maps are left out."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat |= flatten_fields(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
 
 
 def _without(data: dict[str, Any], *left_out: tuple[str, ...]) -> dict[str, Any]:
@@ -320,14 +329,3 @@ class Sweep:
     declared: dict[str, RunSpec] = field(default_factory=dict)  # --smoke: run id -> as the file has it
     smoke_gpus: int | None = None  # --smoke: GPUs of the machine that it was scaled down to
     pack: bool | int = True  # Slurm: one allocation per resource class, N of them, or (False) one a run
-
-
-def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the leaves of nested maps by dotted path."""
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -8,24 +8,24 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from hpcbench.errors import SourcePlace, input_error
+from hpcbench.errors import InputError, SourcePlace, input_error
 from hpcbench.sweep.value_schema import SHORT_FORMS, Locate, MapSchema, did_you_mean, map_of
 from hpcbench.sweep.yaml_document import KeyLocation, KeyPath, YamlDocument, dotted_path, parse_document
 
-# Two ways to say the same thing: inside one layer only one of them, and a later layer's replaces both.
+# Two ways to set the same thing: a layer has at most one of them, and a later layer's replaces both.
 EXCLUSIVE_KEYS = (("batch_size", "global_batch"), ("epochs", "steps"))
 
 
 @dataclass(frozen=True)
 class SettingLayer:
-    """Checked values of one place. `general` ones are passed over by strategies that have no use for them."""
+    """Checked values of one source. Strategies that have no use for a `general` value ignore it."""
 
     values: dict[str, Any]
     locate: Locate
     general: bool = False
 
     def has(self, path: KeyPath) -> bool:
-        """Say whether something stands at the path."""
+        """Return whether the path has a value."""
         value: Any = self.values
         for part in path:
             if not isinstance(value, dict) or part not in value:
@@ -37,7 +37,7 @@ class SettingLayer:
 def layer_of(
     schema: MapSchema, document: YamlDocument, root: KeyPath, value: dict[str, Any], *, general: bool = False
 ) -> SettingLayer:
-    """Check a map that stands at `root` of a document."""
+    """Check the map at `root` of a document."""
 
     def locate(path: KeyPath) -> KeyLocation:
         return document.at((*root, *path))
@@ -48,11 +48,11 @@ def layer_of(
 
 
 def refuse_exclusive_keys(layer: SettingLayer) -> None:
-    """Raise where one layer says the same thing in two ways."""
+    """Raise where a layer sets two keys that exclude each other."""
     for one, other in EXCLUSIVE_KEYS:
         if layer.values.get(one) is not None and layer.values.get(other) is not None:
             raise input_error(
-                f"{one} and {other} stand together",
+                f"{one} and {other} exclude each other",
                 **layer.locate((other,)),
                 found={one: layer.values[one], other: layer.values[other]},
                 allowed="one of them",
@@ -60,10 +60,10 @@ def refuse_exclusive_keys(layer: SettingLayer) -> None:
 
 
 def merge_layers(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Lay one layer's values over another's; the arguments stay as they are.
+    """Return one layer's values overridden by another's; the arguments are not changed.
 
-    Maps merge key by key, except that an optimizer, schedule or container of another name begins anew:
-    what was said about the old one does not fit it.
+    Maps merge key by key. An optimizer, schedule or container of another name replaces the old one with its
+    settings.
     """
     merged = dict(base)
     for one, other in EXCLUSIVE_KEYS:
@@ -72,22 +72,22 @@ def merge_layers(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         elif over.get(other) is not None:
             merged.pop(one, None)
     for key, value in over.items():
-        below = base.get(key)
-        if isinstance(value, dict) and isinstance(below, dict) and not _other_key_message(key, below, value):
-            merged[key] = {**below, **value}
+        current = base.get(key)
+        if isinstance(value, dict) and isinstance(current, dict) and not _names_another(key, current, value):
+            merged[key] = {**current, **value}
         else:
             merged[key] = value
     return merged
 
 
-def _other_key_message(key: str, below: dict[str, Any], value: dict[str, Any]) -> bool:
+def _names_another(key: str, current: dict[str, Any], value: dict[str, Any]) -> bool:
     short = SHORT_FORMS.get(key)
-    return short is not None and short in value and value[short] != below.get(short, value[short])
+    return short is not None and short in value and value[short] != current.get(short, value[short])
 
 
 @dataclass(frozen=True)
 class RunDraft:
-    """A run on its way: its layers, lowest first, and what they come to."""
+    """A run before its resolution: its layers, lowest first, and their merged values."""
 
     layers: tuple[SettingLayer, ...]
     values: dict[str, Any]
@@ -101,24 +101,28 @@ class RunDraft:
         return RunDraft((*self.layers, *layers), values, self.entry)
 
     def at(self, *path: str) -> KeyLocation:
-        """Say where the value in force was said; for one that nobody said, where the run stands."""
+        """Return the location of the value in force; for a default, that of the run."""
         for layer in reversed(self.layers):
             if layer.has(path):
                 return layer.locate(path)
         return {"place": self.entry["place"], "key": dotted_path(path)}
 
+    def error(self, field: str, problem: str, **details: Any) -> InputError:
+        """Return the message about a field; `details` are those of `input_error`."""
+        return input_error(problem, **self.at(field), **details)
+
     def is_general(self, field: str) -> bool:
-        """Say whether a field was said only for many runs at once, in defaults or on the command line."""
+        """Return whether a field is set only for many runs at once, in defaults or on the command line."""
         return all(layer.general for layer in self.layers if layer.has((field,)))
 
 
 def read_settings(settings: Sequence[str], schema: MapSchema, *, general: bool) -> tuple[SettingLayer, ...]:
-    """Check settings as if they stood in a file; later ones lie over earlier ones.
+    """Check settings like those of a file; later ones override earlier ones.
 
-    `general` says that they are for all runs of a sweep, so that a strategy may have no use for one.
+    `general` settings are for all runs of a sweep; a strategy that has no use for one ignores it.
     """
     layers: list[SettingLayer] = []
-    said: dict[str, str] = {}
+    given: set[str] = set()
     for setting in settings:
         key, equals, text = setting.partition("=")
         place = SourcePlace(f"--set {key}")
@@ -135,16 +139,18 @@ def read_settings(settings: Sequence[str], schema: MapSchema, *, general: bool) 
         for part in reversed(path):
             value = {part: value}
         for pair in EXCLUSIVE_KEYS:
-            rival = next((said[each] for each in pair if each != key and each in said and key in pair), None)
-            if rival:
-                raise input_error(f"{key} and {rival} stand together", place=place, allowed="one of them")
-        said[key] = key
+            excluded = next((name for name in pair if name != key and name in given and key in pair), None)
+            if excluded:
+                raise input_error(
+                    f"{key} and {excluded} exclude each other", place=place, allowed="one of them"
+                )
+        given.add(key)
         layers.append(layer_of(schema, document, (), value, general=general))
     return tuple(layers)
 
 
 def fixed_paths(layers: Sequence[SettingLayer]) -> tuple[tuple[str, ...], ...]:
-    """Return the fields that settings fix; an axis of a grid over one of them is no axis any more."""
+    """Return the fields that settings fix; a grid drops its axes over them."""
     paths: list[tuple[str, ...]] = []
     for layer in layers:
         paths += _leaves(layer.values, ())
@@ -154,7 +160,7 @@ def fixed_paths(layers: Sequence[SettingLayer]) -> tuple[tuple[str, ...], ...]:
 def _leaves(value: Any, path: tuple[str, ...]) -> list[tuple[str, ...]]:
     if not isinstance(value, dict) or not value:
         return [path]
-    return [leaf for key, each in value.items() for leaf in _leaves(each, (*path, key))]
+    return [leaf for key, item in value.items() for leaf in _leaves(item, (*path, key))]
 
 
 def _outside_of_runs(head: str) -> str | None:
@@ -168,13 +174,13 @@ def _schema(kind: type) -> MapSchema:
 
 def options_of(draft: RunDraft, field: str, kind: type, owner: str) -> dict[str, Any]:
     """Return the options in full, defaults filled in; raises InputError where one does not fit."""
-    said = draft.values.get(field) or {}
+    given = draft.values.get(field) or {}
     schema = _schema(kind)
 
     def locate(path: KeyPath) -> KeyLocation:
         return draft.at(*map(str, path))
 
-    for key in said:
+    for key in given:
         if key not in schema.children:
             known = ", ".join(schema.children)
             raise input_error(
@@ -184,5 +190,5 @@ def options_of(draft: RunDraft, field: str, kind: type, owner: str) -> dict[str,
                 allowed=known or "no options at all",
                 hint=did_you_mean(key, schema.children),
             )
-    checked = {key: schema.children[key].check(value, locate, (field, key)) for key, value in said.items()}
+    checked = {key: schema.children[key].check(value, locate, (field, key)) for key, value in given.items()}
     return dataclasses.asdict(kind(**checked))

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from dataclasses import fields as dataclass_fields
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
@@ -29,7 +28,7 @@ from hpcbench.sweep.run_resolution import RunResolver, scale_down
 from hpcbench.sweep.run_spec import Group, RunSpec, Sweep
 from hpcbench.sweep.setting_layers import SettingLayer, layer_of, read_settings
 from hpcbench.sweep.sweep_sections import VERSION, GroupEntry, SectionReader, SweepFile, as_map
-from hpcbench.sweep.value_schema import FOLLOWS, LeafSchema, MapSchema, SchemaNode, did_you_mean, run_schema
+from hpcbench.sweep.value_schema import FOLLOWS, did_you_mean, run_schema
 from hpcbench.sweep.yaml_document import FLOAT, RESOLVED_HEADER, KeyLocation, YamlDocument, read_document
 
 
@@ -46,7 +45,7 @@ def load_sweep(
     """Read sweep files; several are one sweep that includes them all, under the first one's name.
 
     `settings` are `--set KEY=VALUE`, `only` globs over run names, `data_root` is `--data`. A run that does
-    not say how many GPUs a node gives it takes `default_gpus_per_node`; with `smoke` that is also what this
+    not set its GPUs per node takes `default_gpus_per_node`; with `smoke` that is also what this
     machine has. Raises InputError for anything that cannot be used; nothing is written.
     """
     fields = RunFields(run_schema(catalog), catalog)
@@ -54,14 +53,14 @@ def load_sweep(
     reader = IncludeReader(fields)
     roots = list(dict.fromkeys(reader.read(Path(path)) for path in files))
     first = reader.files[roots[0]]
-    # A sweep that was submitted with --smoke says so itself when it is read back.
+    # The stored copy of a sweep that was submitted with --smoke has the number of GPUs.
     gpus = default_gpus_per_node if smoke else first.smoke_gpus
     resolver = RunResolver(catalog, default_gpus_per_node)
     assembler = SweepAssembler(reader, RunPlanner(fields, resolver, layers, smoke=gpus is not None))
     assembler.refuse_too_many()
     planned = merge_equal_runs([run for root in roots for run in assembler.expand(root)])
     if not planned:
-        raise input_error("the sweep has no runs", **first.document.at(("runs",)), hint="Add runs")
+        raise first.document.error(("runs",), "the sweep has no runs", hint="Add runs")
     refuse_too_many_runs(planned)
     refuse_duplicate_ids(planned)
     chosen = _selected_runs(planned, only)
@@ -86,9 +85,10 @@ def load_run(
     default_gpus_per_node: int = 0,
     smoke: bool = False,
 ) -> RunSpec:
-    """Read one run: a file with a run's fields, a run folder's spec.json, or nothing but settings.
+    """Read one run: a file with a run's fields, a run folder's spec.json, or settings alone.
 
-    Takes the arguments of `load_sweep`, but for `data_root`: where the data are is no part of a run.
+    Takes the arguments of `load_sweep`, except `only` and `data_root`: the location of the data is not part
+    of a run.
     """
     fields = RunFields(run_schema(catalog), catalog)
     layers = read_settings(settings, fields.schema, general=False)
@@ -112,20 +112,20 @@ def _selected_runs(planned: Sequence[PlannedRun], only: Sequence[str]) -> list[P
 
 
 def _interleave_repeats(planned: Sequence[PlannedRun]) -> tuple[RunSpec, ...]:
-    """List every run's first repeat, then every run's second: what changes with time meets all alike."""
+    """List every run's first repeat, then every run's second: changes over time affect all runs alike."""
     most = max(run.repeats for run in planned)
     return tuple(run.specs[number] for number in range(most) for run in planned if number < run.repeats)
 
 
 def _matching_names(chosen: Sequence[PlannedRun], groups: Iterable[Group]) -> tuple[Group, ...]:
-    """Keep what is left of the groups after `--only`."""
+    """Keep the part of each group that `--only` selects."""
     names = {run.name for run in chosen}
     left = (replace(group, runs=tuple(name for name in group.runs if name in names)) for group in groups)
     return tuple(group for group in left if group.runs)
 
 
 def _smoke_sweep(sweep: Sweep, catalog: Catalog, gpus: int) -> Sweep:
-    """Scale every run down, one repeat of each; the declared ones stand beside."""
+    """Scale every run down, to one repeat each; `declared` keeps the originals."""
     pairs = [(scale_down(spec, catalog, gpus), spec) for spec in sweep.runs if spec.repeat == 0]
     return replace(
         sweep,
@@ -140,22 +140,24 @@ MAX_INCLUDE_DEPTH = 50
 
 @dataclass
 class IncludeReader:
-    """Reads files and what they include, each once, by its real path."""
+    """Reads files and their includes once each, by real path."""
 
     fields: RunFields
     files: dict[Path, SweepFile] = field(default_factory=dict)
     included: dict[Path, tuple[Path, ...]] = field(default_factory=dict)
 
-    def read(self, path: Path, chain: tuple[Path, ...] = (), asked_by: KeyLocation | None = None) -> Path:
-        """Read a file and all that it includes, return its real path; `chain` are the files that led here."""
+    def read(self, path: Path, chain: tuple[Path, ...] = (), requested_by: KeyLocation | None = None) -> Path:
+        """Read a file and all that it includes, return its real path; `chain` lists the including files."""
         real = path.resolve()
         if real in chain:
-            names = " includes ".join(each.name for each in (*chain[chain.index(real) :], real))
-            raise _cannot_include(asked_by, "the includes go round in a circle", names)
+            names = " includes ".join(file.name for file in (*chain[chain.index(real) :], real))
+            raise _cannot_include(requested_by, "the includes form a cycle", names)
         if len(chain) > MAX_INCLUDE_DEPTH:
-            raise _cannot_include(asked_by, f"includes are nested deeper than {MAX_INCLUDE_DEPTH}", str(path))
+            raise _cannot_include(
+                requested_by, f"includes are nested deeper than {MAX_INCLUDE_DEPTH}", str(path)
+            )
         if real not in self.files:
-            document = read_document(path, asked_by=asked_by)
+            document = read_document(path, requested_by=requested_by)
             self.files[real] = file = SectionReader(document, self.fields).read()
             self.included[real] = tuple(
                 self.read(document.folder / name, (*chain, real), document.at(("include", number)))
@@ -164,14 +166,14 @@ class IncludeReader:
         return real
 
 
-def _cannot_include(asked_by: KeyLocation | None, problem: str, found: str) -> InputError:
-    at = asked_by or KeyLocation(place=None, key=None)
+def _cannot_include(requested_by: KeyLocation | None, problem: str, found: str) -> InputError:
+    at = requested_by or KeyLocation(place=None, key=None)
     return input_error(problem, **at, found=found)
 
 
 @dataclass
 class SweepAssembler:
-    """Expands what was read. A file's groups choose among its own runs and those that it includes."""
+    """Expands the files that were read. A file's groups select from its own and its included runs."""
 
     reader: IncludeReader
     planner: RunPlanner
@@ -195,7 +197,7 @@ class SweepAssembler:
         if path not in self._runs:
             file = self.reader.files[path]
             around = (*sites, file.site)
-            runs = [run for each in self.reader.included[path] for run in self.expand(each, around)]
+            runs = [run for included in self.reader.included[path] for run in self.expand(included, around)]
             runs += self.planner.runs(file, sites)
             self._runs[path] = runs
             for entry in file.groups:
@@ -209,7 +211,7 @@ class SweepAssembler:
                 f"two groups have this id, the first in {earlier.at('id')['place']}",
                 **entry.at("id"),
                 found=entry.id,
-                hint="Give each an id of its own",
+                hint="Give each its own id",
             )
         self.groups[entry.id] = runs_of_group(entry, runs)
 
@@ -228,14 +230,12 @@ def read_run(file: Path | None, planner: RunPlanner) -> RunSpec:
     schema = planner.fields.schema
     keys = ("version", *schema.children)
     hints = dict.fromkeys(_SWEEP_KEYS, "This belongs to a sweep: use hpcbench submit")
-    said = dict(
+    values = dict(
         as_map(document, "a run is a map of its fields", keys, value=value, hints={**FOLLOWS, **hints})
     )
-    if said.pop("version", VERSION) != VERSION:
-        raise input_error(
-            "this hpcbench reads another version", **document.at(("version",)), allowed=str(VERSION)
-        )
-    return planner.single(layer_of(schema, document, (), said), document.at(()))
+    if values.pop("version", VERSION) != VERSION:
+        raise document.error(("version",), "this hpcbench reads another version", allowed=str(VERSION))
+    return planner.single(layer_of(schema, document, (), values), document.at(()))
 
 
 def _read_stored_spec(document: YamlDocument, planner: RunPlanner) -> RunSpec:
@@ -245,34 +245,24 @@ def _read_stored_spec(document: YamlDocument, planner: RunPlanner) -> RunSpec:
     def locate(path: Any) -> KeyLocation:
         return document.at(("spec", *path))
 
-    checked = stored_schema(planner.resolver.catalog).check(stored, locate, ())
+    checked = run_schema(planner.resolver.catalog, stored=True).check(stored, locate, ())
     for key in ("name", "strategy"):
         if key not in checked:
             raise input_error(f"a stored run needs {key}", **locate(()))
     spec = RunSpec.from_json(checked)
     if not planner.settings:
         return spec
-    said = {key: value for key, value in checked.items() if key not in FOLLOWS and value is not None}
-    again = planner.single(SettingLayer(said, locate, general=True), locate(()))
+    settable = {key: value for key, value in checked.items() if key not in FOLLOWS and value is not None}
+    changed = planner.single(SettingLayer(settable, locate, general=True), locate(()))
     kept = {key: getattr(spec, key) for key in ("repeat", "smoke", "declared_id", "steps_per_epoch")}
-    return replace(again, **kept)
-
-
-def stored_schema(catalog: Catalog) -> MapSchema:
-    """Return the schema of a whole specification, with what follows from other fields."""
-    hints = get_type_hints(RunSpec, include_extras=True)
-    known = run_schema(catalog).children
-    children: dict[str, SchemaNode] = {
-        each.name: known.get(each.name, LeafSchema(hints[each.name])) for each in dataclass_fields(RunSpec)
-    }
-    return MapSchema(children)
+    return replace(changed, **kept)
 
 
 _BASE: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 class _Dumper(_BASE):  # type: ignore[misc]
-    """Writes no aliases, and quotes text that our reader or one of YAML 1.1 would take for something else."""
+    """Writes no aliases, and quotes text that hpcbench or a YAML 1.1 reader would read as another type."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -285,7 +275,7 @@ def dump_sweep(sweep: Sweep) -> str:
     """Write a sweep as it was resolved; `load_sweep` reads it back to the same run ids.
 
     Every run is written out, what all have in common under `defaults`. With `--smoke` these are the declared
-    runs, and `smoke` says for how many GPUs they are to be scaled down.
+    runs, and `smoke` is the number of GPUs that they are scaled down to.
     """
     runs = list(_first_repeats(sweep))
     common = {
@@ -302,8 +292,8 @@ def dump_sweep(sweep: Sweep) -> str:
         "defaults": common,
         "runs": [{key: value for key, value in run.items() if key not in common} for run in runs],
         "groups": [
-            {"id": each.id, "title": each.title, "factor": list(each.factor), "runs": list(each.runs)}
-            for each in sweep.groups
+            {"id": group.id, "title": group.title, "factor": list(group.factor), "runs": list(group.runs)}
+            for group in sweep.groups
         ],
     }
     body = yaml.dump(
@@ -322,9 +312,9 @@ def _first_repeats(sweep: Sweep) -> Iterable[dict[str, Any]]:
 
 
 def _fields(spec: RunSpec, repeats: int) -> dict[str, Any]:
-    """Return what a sweep file would say to mean this run and nothing else."""
-    said = {key: value for key, value in dataclasses.asdict(spec).items() if key not in FOLLOWS}
-    said["repeats"] = repeats
+    """Return the fields of a sweep file that describe exactly this run."""
+    values = {key: value for key, value in dataclasses.asdict(spec).items() if key not in FOLLOWS}
+    values["repeats"] = repeats
     if spec.container.image is None:
-        said["container"].pop("image")
-    return {key: value for key, value in said.items() if value is not None and value != {}}
+        values["container"].pop("image")
+    return {key: value for key, value in values.items() if value is not None and value != {}}

@@ -29,13 +29,13 @@ _PROBLEMS = {
 _BOUNDS = {Ge: "at least", Gt: "above", Le: "at most", Lt: "below"}
 _KINDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
-# Fields of a run that follow from others, and what to say instead.
+# Derived fields of a run, and what to set instead.
 FOLLOWS = {
     "device": "It follows from resources.gpus_per_node: 0 means CPU",
-    "servers": "Say strategy_options: {servers: N}",
+    "servers": "Set strategy_options: {servers: N}",
     "data_shards": "It follows from strategy and ranks",
     "updates_per_step": "It follows from strategy, its options and ranks",
-    "repeat": "Say repeats: N",
+    "repeat": "Set repeats: N",
     "smoke": "Give --smoke on the command line",
     "declared_id": "Only --smoke sets it",
     "steps_per_epoch": "It follows from the data set and the global batch",
@@ -44,29 +44,30 @@ FOLLOWS = {
 
 
 def describe_type(kind: Any) -> str:
-    """Say in words what an annotation allows."""
+    """Describe in words what an annotation allows."""
     if get_origin(kind) is Annotated:
         base, *constraints = get_args(kind)
-        told = [each.documentation for each in constraints if hasattr(each, "documentation")]
-        bounds = [
-            f"{word} {getattr(each, type(each).__name__.lower()):.15g}"
-            for each in constraints
-            for bound, word in _BOUNDS.items()
-            if isinstance(each, bound)
+        texts = [
+            constraint.documentation for constraint in constraints if hasattr(constraint, "documentation")
         ]
-        return told[0] if told else ", ".join(filter(None, (describe_type(base), " and ".join(bounds))))
+        bounds = [
+            f"{_BOUNDS[type(constraint)]} {getattr(constraint, type(constraint).__name__.lower()):.15g}"
+            for constraint in constraints
+            if type(constraint) in _BOUNDS
+        ]
+        return texts[0] if texts else ", ".join(filter(None, (describe_type(base), " and ".join(bounds))))
     if get_origin(kind) is Literal:
         return ", ".join(map(str, choices(kind)))
     if get_origin(kind) in (UnionType, Union):
-        return " or ".join(describe_type(each) for each in get_args(kind) if each is not NoneType)
+        return " or ".join(describe_type(part) for part in get_args(kind) if part is not NoneType)
     return _KINDS.get(kind, str(kind))
 
 
 def did_you_mean(word: object, candidates: Iterable[str]) -> str | None:
     """Return a hint that names the candidate that was most likely meant; `lr` means `optimizer.lr`."""
     known = tuple(candidates)
-    inner = [each for each in known if each.endswith(f".{word}")]
-    guess = inner[0] if inner else nearest(str(word), known)
+    nested = [path for path in known if path.endswith(f".{word}")]
+    guess = nested[0] if nested else nearest(str(word), known)
     return f"Did you mean {guess}?" if guess else None
 
 
@@ -86,7 +87,7 @@ class LeafSchema:
         return TypeAdapter(self.kind, config=_STRICT)
 
     def check(self, value: Any, locate: Locate, path: KeyPath) -> Any:
-        """Return the value as its type has it (a whole number for a number becomes one); else InputError."""
+        """Return the value converted to its type (an integer for a number becomes one); else InputError."""
         try:
             return self._adapter.validate_python(value)
         except ValidationError as error:
@@ -100,7 +101,7 @@ class LeafSchema:
         )
 
     def accepts(self, value: Any) -> bool:
-        """Say whether `check` would take the value."""
+        """Return whether `check` accepts the value."""
         try:
             self._adapter.validate_python(value)
         except ValidationError:
@@ -108,7 +109,7 @@ class LeafSchema:
         return True
 
     def _hint(self, value: Any) -> str | None:
-        words = [str(each) for each in _literals(self.kind)]
+        words = list(map(str, _literals(self.kind)))
         if words:
             return did_you_mean(value, words)
         if self.kind is bool and str(value).lower() in {"yes", "no", "on", "off"}:
@@ -130,18 +131,18 @@ def _unquoted_fits(leaf: LeafSchema, text: str) -> bool:
 def _literals(kind: Any) -> tuple[Any, ...]:
     if get_origin(kind) is Literal:
         return get_args(kind)
-    return tuple(word for each in get_args(kind) for word in _literals(each))
+    return tuple(word for part in get_args(kind) for word in _literals(part))
 
 
 @dataclass(frozen=True)
 class MapSchema:
-    """A map with known keys. Where a single word stands instead of the map, it is the value of `short`."""
+    """A map with known keys. A single word in place of the map is the value of the key `short`."""
 
     children: Mapping[str, SchemaNode]
     short: str | None = None
 
     def check(self, value: Any, locate: Locate, path: KeyPath) -> dict[str, Any]:
-        """Check all that is in the map; what is not said stays unsaid."""
+        """Check every value in the map; a key that is not set stays unset."""
         if self.short is not None and isinstance(value, str):
             value = {self.short: self.children[self.short].check(value, locate, path)}
         if not isinstance(value, dict):
@@ -152,10 +153,10 @@ class MapSchema:
         for key in value:
             if key not in self.children:
                 raise unknown_key(key, self, locate, path)
-        return {key: self.children[key].check(each, locate, (*path, key)) for key, each in value.items()}
+        return {key: self.children[key].check(item, locate, (*path, key)) for key, item in value.items()}
 
     def find(self, path: tuple[str, ...]) -> SchemaNode | None:
-        """Return what stands at a dotted path; options are open, so any path inside them is `Options`."""
+        """Return the schema at a dotted path; every path inside options has an `OptionsSchema`."""
         node: SchemaNode | None = self
         for part in path:
             if isinstance(node, OptionsSchema):
@@ -176,7 +177,7 @@ class MapSchema:
 
 @dataclass(frozen=True)
 class OptionsSchema:
-    """A map whose keys depend on the strategy or the data set; they are checked when those are known."""
+    """A map whose keys depend on the strategy or the data set, and are checked once these are known."""
 
     def check(self, value: Any, locate: Locate, path: KeyPath) -> dict[str, Any]:
         """Check that it is a map."""
@@ -200,29 +201,27 @@ def unknown_key(key: str, node: MapSchema, locate: Locate, path: KeyPath) -> Inp
 def map_of(kind: Any, *, short: str | None = None) -> MapSchema:
     """Return the schema of a dataclass."""
     hints = get_type_hints(kind, include_extras=True)
-    return MapSchema({each.name: LeafSchema(hints[each.name]) for each in dataclasses.fields(kind)}, short)
+    return MapSchema({field.name: LeafSchema(hints[field.name]) for field in dataclasses.fields(kind)}, short)
 
 
 SHORT_FORMS = {"optimizer": "name", "schedule": "name", "container": "runtime"}
 
 
-def run_schema(catalog: Catalog) -> MapSchema:
-    """Return what a run of a sweep file may say: the fields that do not follow from others."""
+def run_schema(catalog: Catalog, *, stored: bool = False) -> MapSchema:
+    """Return the schema of a run in a sweep file, or of a stored specification with its derived fields."""
     hints = get_type_hints(RunSpec, include_extras=True)
     names = {"strategy": catalog.strategies, "model": catalog.models, "dataset": catalog.datasets}
     children: dict[str, SchemaNode] = {}
-    for each in dataclasses.fields(RunSpec):
-        if each.name in FOLLOWS:
-            continue
-        kind = hints[each.name]
-        if each.name in names:
-            children[each.name] = LeafSchema(Literal[tuple(names[each.name])])
-        elif each.name.endswith("_options"):
-            children[each.name] = OptionsSchema()
+    for name, kind in hints.items():
+        if name in names:
+            children[name] = LeafSchema(Literal[tuple(names[name])])
+        elif name.endswith("_options"):
+            children[name] = OptionsSchema()
         elif dataclasses.is_dataclass(kind):
-            children[each.name] = map_of(kind, short=SHORT_FORMS.get(each.name))
-        else:
-            children[each.name] = LeafSchema(kind)
-    children["global_batch"] = LeafSchema(Annotated[int, Ge(1), Le(1_000_000_000)] | None)
-    children["repeats"] = LeafSchema(Annotated[int, Ge(1), Le(1_000)])
+            children[name] = map_of(kind, short=SHORT_FORMS.get(name))
+        elif stored or name not in FOLLOWS:
+            children[name] = LeafSchema(kind)
+    if not stored:
+        children["global_batch"] = LeafSchema(Annotated[int, Ge(1), Le(1_000_000_000)] | None)
+        children["repeats"] = LeafSchema(Annotated[int, Ge(1), Le(1_000)])
     return MapSchema(children)

@@ -37,14 +37,14 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class KeyLocation(TypedDict):
-    """Where something stands, as `input_error` takes it."""
+    """The location of a value, as arguments of `input_error`."""
 
     place: SourcePlace | None
     key: str | None
 
 
 def dotted_path(path: KeyPath) -> str:
-    """Write a path as a reader would say it: `runs[0].optimizer.lr`."""
+    """Format a path for a message: `runs[0].optimizer.lr`."""
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
@@ -62,26 +62,30 @@ class YamlDocument:
     resolved: bool = False
 
     def at(self, path: KeyPath) -> KeyLocation:
-        """Say where a path stands; for one that is not there, where the nearest thing around it does."""
+        """Return the location of a path; for one that does not exist, that of its nearest parent."""
         around = next((path[:n] for n in range(len(path), -1, -1) if path[:n] in self.lines), None)
         line = None if around is None else self.lines[around]
         return {"place": SourcePlace(self.file, line), "key": dotted_path(path) or None}
 
+    def error(self, path: KeyPath, problem: str, **details: Any) -> InputError:
+        """Return the message about a path; `details` are those of `input_error`."""
+        return input_error(problem, **self.at(path), **details)
 
-def read_document(path: Path, *, asked_by: KeyLocation | None = None) -> YamlDocument:
-    """Read a file; raises InputError for one that is missing, too large, no text, or no sound YAML.
 
-    `asked_by` is where the file was asked for, if not on the command line.
+def read_document(path: Path, *, requested_by: KeyLocation | None = None) -> YamlDocument:
+    """Read a file; raises InputError for one that is missing, too large, not text, or not valid YAML.
+
+    `requested_by` is the location of the include, if the file is not from the command line.
     """
-    named = asked_by or KeyLocation(place=SourcePlace(str(path)), key=None)
+    location = requested_by or KeyLocation(place=SourcePlace(str(path)), key=None)
     try:
         with path.open("rb") as file:
             data = file.read(MAX_RESOLVED_BYTES + 1)
     except FileNotFoundError:
-        hint = f"There is no file {path}" if asked_by else None
-        raise input_error("the file does not exist", **named, hint=hint) from None
+        hint = f"There is no file {path}" if requested_by else None
+        raise input_error("the file does not exist", **location, hint=hint) from None
     except OSError as error:
-        raise input_error(f"cannot read {path}: {error.strerror}", **named) from None
+        raise input_error(f"cannot read {path}: {error.strerror}", **location) from None
     resolved = data.startswith(RESOLVED_HEADER.encode())
     limit = MAX_RESOLVED_BYTES if resolved else MAX_BYTES
     if len(data) > limit:
@@ -109,7 +113,7 @@ def _text(data: bytes, file: str) -> str:
 def parse_document(
     text: str, file: str, *, folder: Path = Path(), resolved: bool = False, numbered: bool = True
 ) -> YamlDocument:
-    """Parse YAML; `numbered` False is for a value that stands on no line."""
+    """Parse YAML; `numbered` False is for a value without a line."""
     builder = _Builder(file, numbered)
     try:
         for event in yaml.parse(text, Loader=_LOADER):
@@ -121,7 +125,7 @@ def parse_document(
 
 
 def plain_value(text: str) -> Any:
-    """Return what a word without quotes means; raises ValueError for a number that cannot be used."""
+    """Return the value of unquoted text; raises ValueError for a number that cannot be used."""
     if NULL.fullmatch(text):
         return None
     if BOOLEAN.fullmatch(text):
@@ -142,7 +146,7 @@ def plain_value(text: str) -> Any:
 
 @dataclass
 class _OpenNode:
-    """A map or list whose end has not come yet; `key` is the one that waits for its value."""
+    """A map or list that is not complete; `key` is the one that has no value yet."""
 
     value: Any
     path: KeyPath
@@ -150,7 +154,7 @@ class _OpenNode:
 
 
 class _Builder:
-    """Builds values from events, one by one, with an explicit stack."""
+    """Builds values from parser events with an explicit stack."""
 
     def __init__(self, file: str, numbered: bool) -> None:
         self.file, self.numbered = file, numbered
@@ -173,7 +177,7 @@ class _Builder:
         elif isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
             if self.documents > 1:
-                raise self._error(event, "a second document begins here; a file holds one", found="---")
+                raise self._error(event, "a file holds one document, and a second begins here", found="---")
 
     def _refuse_extras(self, event: Any) -> None:
         if event.anchor is not None:
@@ -197,7 +201,7 @@ class _Builder:
             path = (*top.path, event.value)
             if event.value in top.value:
                 raise self._error(
-                    event, f"this key stands twice, first in line {self.lines[path]}", path, hint="Remove one"
+                    event, f"duplicate key, first given in line {self.lines[path]}", path, hint="Remove one"
                 )
             top.key = event.value
             self.lines[path] = self._line(event)
@@ -255,7 +259,7 @@ def _yaml_error(error: yaml.YAMLError, text: str, file: str, numbered: bool) -> 
     row = rows[mark.line] if mark.line < len(rows) else ""
     place = SourcePlace(file, mark.line + 1 if numbered else None)
     if "\t" in row[: len(row) - len(row.lstrip())]:
-        return input_error("a tab stands in the indentation", place=place, found=row, allowed="spaces")
+        return input_error("a tab in the indentation", place=place, found=row, allowed="spaces")
     context = getattr(error, "context", None)
     return input_error(
         f"this is not YAML: {f'{context}, ' if context else ''}{problem}",

@@ -20,7 +20,7 @@ CASES = {
     "unknown inner key": (_run(optimizer="{lrr: 1}"), "s.yaml:5: runs[0].optimizer.lrr", "'lrr'", "lr?"),
     "key of another level": (_run(lr=0.1), "s.yaml:5: runs[0].lr", "'lr'", "Did you mean optimizer.lr?"),
     "unknown section": (f"{HEAD}run: []\n", "s.yaml:4: run: unknown key", "'run'", "Did you mean runs?"),
-    "field as section": (f"{HEAD}epochs: 3\n{RUN}", "s.yaml:4: epochs", "unknown key", "Say it in defaults"),
+    "field as section": (f"{HEAD}epochs: 3\n{RUN}", "s.yaml:4: epochs", "unknown key", "Set it in defaults"),
     "key that follows": (_run(device="cuda"), "s.yaml:5: runs[0].device", "'device'", "gpus_per_node: 0"),
     "wrong type": (_run(epochs="three"), "s.yaml:5: runs[0].epochs", "'three'", "a whole number"),
     "number in quotes": (_run(epochs='"3"'), "s.yaml:5: runs[0].epochs", "'3'", "without quotes"),
@@ -104,7 +104,7 @@ CASES = {
         f"{HEAD}runs:\n  - {{name: a, strategy: ddp, ranks: 2}}\n  - {{name: a, strategy: ddp, ranks: 3}}\n",
         "s.yaml:6: runs[1]: two runs have this name, the first from s.yaml:5",
         "differ in ranks",
-        "a name of its own",
+        "its own name",
     ),
     "the same run twice": (
         f"{HEAD}runs:\n  - {{strategy: ddp, ranks: 2}}\n  - {{strategy: ddp, ranks: 2}}\n",
@@ -153,7 +153,7 @@ CASES = {
         f"{HEAD}{RUN}{GROUP}{{id: g, factor: seed}}\n  - {{id: g, factor: seed}}\n",
         "s.yaml:8: groups[1].id: two groups have this id, the first in s.yaml:7",
         "'g'",
-        "an id of its own",
+        "its own id",
     ),
     "unknown value in where": (
         f"{HEAD}{RUN}{GROUP}{{id: g, factor: seed, where: {{backend: goo}}}}\n",
@@ -194,13 +194,13 @@ CASES = {
     ),
     "batch in two ways": (
         _run(batch_size=32, global_batch=64),
-        "s.yaml:5: runs[0].global_batch: batch_size and global_batch stand together",
+        "s.yaml:5: runs[0].global_batch: batch_size and global_batch exclude each other",
         "'batch_size': 32",
         "one of them",
     ),
     "length in two ways": (
         _run(epochs=2, steps=100),
-        "s.yaml:5: runs[0].steps: epochs and steps stand together",
+        "s.yaml:5: runs[0].steps: epochs and steps exclude each other",
         "100",
         "one of them",
     ),
@@ -233,7 +233,7 @@ CASES = {
     "ranks not said on a CPU": (
         f"{HEAD}runs:\n  - {{strategy: ddp}}\n",
         "s.yaml:5: ranks",
-        "how many",
+        "has to set ranks",
         "ranks: 2",
     ),
     "repeats in a grid": (
@@ -267,7 +267,7 @@ CASES = {
         f"{HEAD}defaults: {{grid: {{}}}}\n{RUN}",
         "s.yaml:4: defaults.grid",
         "",
-        "Say it in a run",
+        "Set it in a run",
     ),
     "exclude of everything": (
         _run(grid="{seed: [1, 2]}", exclude="[{seed: [1, 2]}]"),
@@ -294,7 +294,7 @@ CASES = {
     "file that includes itself": (
         f"{HEAD}include: [s.yaml]\n{RUN}",
         "s.yaml:4: include[0]",
-        "circle",
+        "form a cycle",
         "s.yaml",
     ),
 }

@@ -168,7 +168,7 @@ def test_smoke_keeps_gpus_where_there_are_enough(tmp_path: Path) -> None:
 def test_smoke_runs_what_this_machine_could_not_even_declare(tmp_path: Path) -> None:
     """Without GPUs and without gpus_per_node a run over nccl is taken as one for a node that has them."""
     text = "version: 1\nname: s\nruns: [{strategy: ddp, backend: nccl, precision: amp_fp16}]\n"
-    assert "how many ranks" in refusal(tmp_path, text)
+    assert "has to set ranks" in refusal(tmp_path, text)
     run, declared = _smoke(tmp_path, text)
     assert (declared.device, declared.ranks, run.device, run.backend) == ("cuda", 2, "cpu", "gloo")
 

@@ -74,6 +74,14 @@ def test_loading_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code, QUICKSTART], check=True)
 
 
+def test_every_parameter_of_the_package_is_used() -> None:
+    """A parameter that a function ignores misleads its callers."""
+    folder = ROOT / "hpcbench" / "sweep"
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "ARG001", str(folder)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def test_quickstart_compares_five_ways_on_like_terms() -> None:
     """Five runs, three times each, on CPUs, one global batch, in one group."""
     sweep = load_sweep([QUICKSTART], CATALOG)

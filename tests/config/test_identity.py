@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from hpcbench.sweep.run_spec import Optimizer, Resources, RunSpec
+from hpcbench.sweep.run_spec import Optimizer, Resources, RunSpec, flatten_fields
 
 SPEC = RunSpec(name="a", strategy="ddp", ranks=2, data_shards=2, epochs=3)
 
@@ -41,3 +41,9 @@ def test_what_changes_learning_or_speed_changes_the_id(change: dict[str, object]
 def test_names_and_limits_change_no_id(change: dict[str, object]) -> None:
     """The name, the time limit and what is kept afterwards are no part of it."""
     assert replace(SPEC, **change).run_id == SPEC.run_id  # type: ignore[arg-type]
+
+
+def test_flat_fields_have_dotted_paths_and_no_empty_maps() -> None:
+    """Nested maps become dotted paths; lists and null stay values."""
+    nested = {"a": 1, "b": {"c": {"d": None}, "e": [1, {"f": 2}]}, "options": {}}
+    assert flatten_fields(nested) == {"a": 1, "b.c.d": None, "b.e": [1, {"f": 2}]}

@@ -11,7 +11,7 @@ from hpcbench.analysis.run_figures import Observation, occupied_devices
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
 from hpcbench.audit.evidence import AuditedRow, RowComparison, most_frequent
 from hpcbench.audit.rules import table_rules
-from hpcbench.sweep.run_spec import flatten
+from hpcbench.sweep.run_spec import flatten_fields
 
 # What says nothing about how a run was done, or differs by its nature.
 NOT_COMPARED = (
@@ -59,7 +59,7 @@ def recipe_differs(comparison: RowComparison) -> Iterable[Observation]:
 
 def _fields(row: AuditedRow) -> dict[str, object]:
     """Return the properties of a run that a comparison has to hold equal, by dotted path."""
-    known = flatten(row.spec.to_json()) | {"global_batch": row.spec.global_batch}
+    known = flatten_fields(row.spec.to_json()) | {"global_batch": row.spec.global_batch}
     return {
         path: value
         for path, value in known.items()

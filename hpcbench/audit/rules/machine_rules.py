@@ -9,7 +9,7 @@ from hpcbench.analysis.run_figures import FinishedRepeat, Observation
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
 from hpcbench.audit.evidence import RowComparison, most_frequent
 from hpcbench.runs.events import OVERSUBSCRIBED, SHARED_MACHINE, Telemetry
-from hpcbench.sweep.run_spec import flatten
+from hpcbench.sweep.run_spec import flatten_fields
 
 # A run that has just ended still shows in the load, with at most one for each core.
 LOAD_PER_CORE = 1.5
@@ -184,7 +184,7 @@ def environment_differs(comparison: RowComparison) -> Iterable[Observation]:
 
 
 def _environment_facts(environment: dict[str, object]) -> dict[str, object]:
-    kept = flatten({key: value for key, value in environment.items() if key in COMPARED_FACTS})
+    kept = flatten_fields({key: value for key, value in environment.items() if key in COMPARED_FACTS})
     return {path: value for path, value in kept.items() if path not in FACTS_SET_BY_HPCBENCH}
 
 
