@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpcbench.analysis.result_columns import PHASES
+from hpcbench.analysis.figure_registry import PHASES
 from hpcbench.analysis.results_loading import LoadedResults, LoadedRun
 from hpcbench.analysis.run_figures import RunFigures, exposed_exchange_s
 from hpcbench.analysis.run_history import RecordedState, RunHistory

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcbench.analysis.result_columns import PHASES
+from hpcbench.analysis.figure_registry import PHASES
 from hpcbench.analysis.run_history import RunHistory
 from hpcbench.analysis.step_windows import RunWindows
 from hpcbench.runs.events import Epoch, Evaluation

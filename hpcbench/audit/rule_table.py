@@ -26,7 +26,7 @@ RULES_BY_TOPIC: dict[str, tuple[AuditRule, ...]] = {
     "Repeats": repeat_rules.REPEAT_RULES,
     "Tables of others": table_checks.TABLE_RULES,
 }
-ALL_RULES: tuple[AuditRule, ...] = tuple(rule for topic in RULES_BY_TOPIC.values() for rule in topic)
+ALL_RULES: list[AuditRule] = [rule for topic in RULES_BY_TOPIC.values() for rule in topic]
 
 _DOCUMENT_HEAD = """\
 # Audit

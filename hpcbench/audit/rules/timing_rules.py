@@ -7,7 +7,7 @@ import statistics
 
 import numpy as np
 
-from hpcbench.analysis.result_columns import PHASES
+from hpcbench.analysis.figure_registry import PHASES
 from hpcbench.analysis.run_figures import FinishedRepeat, Observation, busy_s_by_rank
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
 from hpcbench.audit.tables import table_checks
