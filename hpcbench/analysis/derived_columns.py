@@ -119,7 +119,7 @@ def add_derived_columns(
     """
     scaled = speed_ups(rows)
     reached = times_to_accuracy(loaded.runs, loaded.epochs, target_accuracies(loaded.runs, target_pct))
-    told = _source_folders(loaded)
+    source_folders = _source_folders(loaded)
     other_figures = _figures_beside_ranking(loaded)
     return [
         {
@@ -131,7 +131,7 @@ def add_derived_columns(
             "cost_per_epoch": _cost_per_epoch(row, cost_per_device_hour),
             **other_figures.get(name, {}),
             **limit_columns((standings or {}).get(name)),
-            "folder": told.get(name),
+            "folder": source_folders.get(name),
         }
         for row in rows
     ]

@@ -116,22 +116,22 @@ def _difference_columns(which: str, pair: RunPair, row: ReportRow, rank_by: str)
     mean, half = pair.difference.mean, pair.difference.half_interval()
     side = 1.0 if pair.first == row["experiment"] else -1.0
     other = pair.second if side > 0 else pair.first
-    told: dict[str, Any] = {f"{which}_experiment": other}
+    columns: dict[str, Any] = {f"{which}_experiment": other}
     if mean is None:
-        return told
+        return columns
     scale = math.exp if FIGURES[rank_by].logarithmic else float
-    told[f"{which}_effect"] = scale(side * mean)
+    columns[f"{which}_effect"] = scale(side * mean)
     if half is not None:
-        told |= {
+        columns |= {
             f"{which}_effect_low": scale(side * mean - half),
             f"{which}_effect_high": scale(side * mean + half),
         }  # fmt: skip
     if pair.p_holm is not None:
-        told |= {
+        columns |= {
             f"{which}_p_holm": pair.p_holm, f"{which}_supported": pair.supported,
             f"{which}_repeats_needed": pair.repeats_needed(),
         }  # fmt: skip
-    return told
+    return columns
 
 
 def _difference_text(row: ReportRow, which: str, said: dict[str, str]) -> str:
