@@ -80,7 +80,7 @@ FIGURES: dict[str, Figure] = {
         Figure(key="throughput_samples_s", digits="throughput", better="high", over="mean", priority=0,
                page="always", unit="{unit}/s", compared=True, by_epoch=True, zero_based=True,
                meaning="samples consumed, summed over windows and training ranks, divided by the sum over "
-               "windows of the slowest rank's wall time (methodology, M1 and M2)"),
+               "windows of the slowest rank's wall time ([M1](methodology.md#m1), [M2](methodology.md#m2))"),
         Figure(key="throughput_ci_low", page=None, meaning=_INTERVAL),  # part of the cell of throughput
         Figure(key="throughput_ci_high", page=None, meaning=_INTERVAL),
         Figure(key="repeats", kind=WHOLE, priority=2, page="always",
@@ -115,7 +115,8 @@ FIGURES: dict[str, Figure] = {
                "resident set on a CPU"),
         Figure(key="data_wait_pct", digits="fix1", better="low", scale="points", over="mean", priority=6,
                page="shown", unit="%",
-               meaning="share of waiting for data in the counted time, mean over ranks (methodology, M5)"),
+               meaning="share of waiting for data in the counted time, mean over ranks "
+               "([M5](methodology.md#m5))"),
         Figure(key="exposed_comm_pct", digits="fix1", better="low", scale="points", over="mean", priority=10,
                page="shown", unit="%",
                meaning="share of a step that is exposed exchange: by ablation where the run did one "
@@ -131,8 +132,8 @@ FIGURES: dict[str, Figure] = {
         Figure(key="step_p90_s", digits="sig3", over="mean", unit="s", meaning=_PERCENTILES),
         Figure(key="step_p99_s", digits="sig3", over="mean", unit="s", meaning=_PERCENTILES),
         Figure(key="slowest_rank_ratio", digits="sig3", over="mean",
-               meaning="data wait and forward+backward of the slowest over the median rank (methodology, "
-               "M10)"),
+               meaning="data wait and forward+backward of the slowest over the median rank "
+               "([M10](methodology.md#m10))"),
         Figure(key="joules_per_sample", digits="sig3", over="mean", unit="J/{unit}",
                meaning="power of all devices, mean over telemetry readings in which one was at work, over "
                "throughput"),
