@@ -12,13 +12,12 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from hpcbench.analysis.figure_registry import RANKING_CSV, ReportRow, figures_over
 from hpcbench.analysis.limit_analysis import MeasuredVsPredicted
-from hpcbench.analysis.result_columns import ReportRow
 from hpcbench.analysis.results_loading import LoadedResults
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.ceilings.step_prediction import StepPrediction
 
-RankingRow = dict[str, Any]
 REFERENCE_COLUMNS = ("dataset", "model", "precision", "cache")
 
 
@@ -32,10 +31,10 @@ class SpeedUp:
     kind: Literal["strong", "weak"]
 
 
-def speed_ups(rows: Sequence[RankingRow]) -> dict[str, SpeedUp]:
+def speed_ups(rows: Sequence[ReportRow]) -> dict[str, SpeedUp]:
     """Return the speed-up of each row of a ranking that has a throughput and a reference."""
     # The fastest single run of each kind; a later one of equal speed does not take its place.
-    fastest: dict[Hashable, RankingRow] = {}
+    fastest: dict[Hashable, ReportRow] = {}
     for row in rows:
         if row["devices"] == 1 and row["throughput_samples_s"] and row["rank"] is not None:
             for key in (_strong_key(row), _weak_key(row)):
@@ -59,11 +58,11 @@ def speed_ups(rows: Sequence[RankingRow]) -> dict[str, SpeedUp]:
     return found
 
 
-def _strong_key(row: RankingRow) -> Hashable:
+def _strong_key(row: ReportRow) -> Hashable:
     return "class", row["class"], *(row[key] for key in REFERENCE_COLUMNS)
 
 
-def _weak_key(row: RankingRow) -> Hashable:
+def _weak_key(row: ReportRow) -> Hashable:
     return "batch", row["batch_per_rank"], *(row[key] for key in REFERENCE_COLUMNS)
 
 
@@ -104,7 +103,6 @@ def times_to_accuracy(
 
 
 SECONDS_PER_HOUR = 3600
-RUN_MEAN_COLUMNS = ("step_p50_s", "step_p90_s", "step_p99_s", "slowest_rank_ratio", "joules_per_sample")
 
 
 def add_derived_columns(
@@ -121,8 +119,8 @@ def add_derived_columns(
     """
     scaled = speed_ups(rows)
     reached = times_to_accuracy(loaded.runs, loaded.epochs, target_accuracies(loaded.runs, target_pct))
-    told = _source_folders(loaded)
-    beside = _run_means(loaded)
+    source_folders = _source_folders(loaded)
+    other_figures = _figures_beside_ranking(loaded)
     return [
         {
             **row,
@@ -131,18 +129,21 @@ def add_derived_columns(
             "scaling": scaled[name].kind if name in scaled else None,
             "time_to_acc_s": reached.get(name),
             "cost_per_epoch": _cost_per_epoch(row, cost_per_device_hour),
-            **beside.get(name, {}),
+            **other_figures.get(name, {}),
             **limit_columns((standings or {}).get(name)),
-            "folder": told.get(name),
+            "folder": source_folders.get(name),
         }
         for row in rows
     ]
 
 
-def _run_means(loaded: LoadedResults) -> dict[str, ReportRow]:
-    """Return the means over finished repeats of figures that the ranking does not have."""
+def _figures_beside_ranking(loaded: LoadedResults) -> dict[str, ReportRow]:
+    """Return, over finished repeats, the figures that `ranking.csv` does not have."""
     done = loaded.runs[loaded.runs["state"] == RecordedState.FINISHED.value]
-    means = done.groupby("experiment")[list(RUN_MEAN_COLUMNS)].mean()
+    ways: dict[str, Any] = {
+        figure.key: figure.over for figure in figures_over("mean", "max") if figure.key not in RANKING_CSV
+    }
+    means = done.groupby("experiment").agg(ways)
     return {
         str(name): {str(column): None if pd.isna(value) else float(value) for column, value in row.items()}
         for name, row in means.iterrows()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcbench.analysis.result_columns import RankingMeasure
+from hpcbench.analysis.figure_registry import Figure
 from hpcbench.analysis.statistical_tests import (
     CONFIDENCE,
     MIN_PAIRED_BLOCKS,
@@ -91,7 +91,7 @@ class PairTests:
         return counts
 
 
-def compare_all_pairs(names: Sequence[str], values: ValuesByBlock, measure: RankingMeasure) -> PairTests:
+def compare_all_pairs(names: Sequence[str], values: ValuesByBlock, measure: Figure) -> PairTests:
     """Test every pair of rows, block by block; the correction is for the tests that could be made."""
     table = _block_table(names, values)
     count = len(names)

@@ -8,20 +8,25 @@ from typing import Any
 
 import pandas as pd
 
-from hpcbench.analysis.pairwise_tests import PairTests, RunPair, ValuesByBlock, compare_all_pairs
-from hpcbench.analysis.result_columns import (
-    AVERAGED_COLUMNS,
-    CONSTANT_COLUMNS,
+from hpcbench.analysis.figure_registry import (
+    FIGURES,
     RANKING_COLUMNS,
-    RANKING_MEASURES,
-    SUMMARY_INPUT_COLUMNS,
+    RANKING_CSV,
     Row,
+    figures_over,
+    ranking_measures,
 )
+from hpcbench.analysis.pairwise_tests import PairTests, RunPair, ValuesByBlock, compare_all_pairs
 from hpcbench.analysis.result_rows import plain_rows, typed_table
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.analysis.statistical_tests import estimate, rank_spans
 from hpcbench.errors import input_error
 from hpcbench.strategies.strategy_registry import is_baseline
+
+SUMMARY_INPUT_COLUMNS = (
+    *("experiment", "state", "rankable", "limit"),
+    *(figure.key for figure in figures_over("constant", "mean", "max") if figure.key in RANKING_CSV),
+)
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,9 @@ class Ranking:
 
 def check_rank_by(column: str) -> None:
     """Raise InputError, naming the valid ones, for a column that can't rank."""
-    if column not in RANKING_MEASURES:
-        raise input_error(
-            "no column to rank by", key="--rank-by", found=column, allowed=", ".join(RANKING_MEASURES)
-        )
+    allowed = ranking_measures()
+    if column not in allowed:
+        raise input_error("no column to rank by", key="--rank-by", found=column, allowed=", ".join(allowed))
 
 
 def rank_runs(runs: pd.DataFrame, *, rank_by: str = "throughput_samples_s") -> Ranking:
@@ -72,16 +76,13 @@ def _summary(name: str, repeats: list[Row]) -> Row:
         "repeats": len(done),
     }
     if described:
-        row |= {column: described[0][column] for column in CONSTANT_COLUMNS}
-    known = {column: _known_values(done, column) for column in (*AVERAGED_COLUMNS, "throughput_samples_s")}
-    row |= {column: estimate(known[column]).mean if known[column] else None for column in AVERAGED_COLUMNS}
+        row |= {figure.key: described[0][figure.key] for figure in figures_over("constant")}
+    means = [figure.key for figure in figures_over("mean") if figure.key in RANKING_CSV]
+    known = {column: _known_values(done, column) for column in means}
+    row |= {column: estimate(values).mean if values else None for column, values in known.items()}
     if known["throughput_samples_s"]:
-        found = estimate(known["throughput_samples_s"])
-        row |= {
-            "throughput_samples_s": found.mean,
-            "throughput_ci_low": found.low,
-            "throughput_ci_high": found.high,
-        }
+        throughput = estimate(known["throughput_samples_s"])
+        row |= {"throughput_ci_low": throughput.low, "throughput_ci_high": throughput.high}
     row["peak_mem_mb"] = max(_known_values(done, "peak_mem_mb"), default=None)
     row["steps_per_epoch"] = max(_known_values(described, "steps_per_epoch"), default=None)
     row["limit"] = _limit_or_state(repeats, finished=len(done) > 0)
@@ -112,7 +113,7 @@ def _limit_or_state(repeats: Sequence[Row], *, finished: bool) -> str | None:
 
 
 def _rank_class(members: list[Row], values: ValuesByBlock, rank_by: str) -> tuple[list[Row], list[RunPair]]:
-    measure = RANKING_MEASURES[rank_by]
+    measure = FIGURES[rank_by]
     sign = -1.0 if measure.higher_is_better else 1.0
     ranked = [row for row in members if row["rankable"] and row.get(rank_by) is not None]
     ranked.sort(key=lambda row: (sign * row[rank_by], row["experiment"]))

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from hpcbench.analysis.result_columns import RANKING_MEASURES
+from hpcbench.analysis.figure_registry import FIGURES
 from hpcbench.analysis.results_loading import LoadedResults, load_results
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.analysis.statistical_tests import (
@@ -24,7 +24,6 @@ from hpcbench.analysis.statistical_tests import (
     two_sided_p,
 )
 
-COMPARED_COLUMNS = ("throughput_samples_s", "final_acc_pct", "peak_mem_mb")
 MACHINE_FACTS = (
     "cpu",
     "cores_usable",
@@ -114,7 +113,7 @@ def compare_results(old: Path, new: Path, *, tolerance_pct: float) -> ResultComp
             now.runs[now.runs["experiment"] == second],
         )
         for name, (first, second) in names.items()
-        for column in COMPARED_COLUMNS
+        for column in (figure.key for figure in FIGURES.values() if figure.compared)
     ]
     known = [each for each in measured if each.old]
     corrected = iter(holm_correction([each.p for each in known if each.p is not None]))
@@ -169,7 +168,7 @@ def _finished(frame: pd.DataFrame, column: str) -> list[float]:
 
 
 def _by_ratio(column: str, values: Sequence[float]) -> bool:
-    return RANKING_MEASURES[column].logarithmic and all(value > 0 for value in values)
+    return FIGURES[column].logarithmic and all(value > 0 for value in values)
 
 
 def _judge_change(each: _TwoSamples, p: float | None, tolerance_pct: float) -> FigureChange:
@@ -203,7 +202,7 @@ def _change_verdict(
         return ChangeVerdict.UNSUPPORTED
     if abs(change) <= tolerance_pct:
         return ChangeVerdict.TOLERATED
-    better = (change > 0) == RANKING_MEASURES[each.column].higher_is_better
+    better = (change > 0) == FIGURES[each.column].higher_is_better
     return ChangeVerdict.IMPROVEMENT if better else ChangeVerdict.REGRESSION
 
 

@@ -12,7 +12,7 @@ import orjson
 import pandas as pd
 from numpy.typing import NDArray
 
-from hpcbench.analysis.result_columns import KEY_COLUMNS, LIFETIME_PARTS, STEP_COLUMNS, TEXT, WHOLE, Row
+from hpcbench.analysis.figure_registry import KEY_COLUMNS, LIFETIME_PARTS, STEP_COLUMNS, TEXT, WHOLE, Row
 from hpcbench.analysis.run_figures import (
     RunFigures,
     accuracy_pct,

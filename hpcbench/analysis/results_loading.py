@@ -15,7 +15,7 @@ import jsonlines
 import pandas as pd
 import yaml
 
-from hpcbench.analysis import result_columns, result_rows
+from hpcbench.analysis import figure_registry, result_rows
 from hpcbench.analysis.digest_reading import DigestCache, FileState, RunReference, read_digests
 from hpcbench.analysis.run_digest import RunDigest
 from hpcbench.analysis.run_figures import RunChecks, RunFigures
@@ -132,12 +132,12 @@ def load_results(
     return LoadedResults(
         result_rows.sorted_table(
             [_run_row(name, run, labels) for name, run in keyed],
-            result_columns.RUN_COLUMNS,
+            figure_registry.RUN_COLUMNS,
             ("experiment", "repeat"),
         ),
         result_rows.sorted_table(
             [{**_key_columns(name, run), **row} for name, run in keyed for row in run.digest.epochs],
-            result_columns.EPOCH_COLUMNS,
+            figure_registry.EPOCH_COLUMNS,
             ("experiment", "repeat", "epoch"),
         ),
         problems,
@@ -146,11 +146,11 @@ def load_results(
     )
 
 
-def _key_columns(name: str, run: LoadedRun) -> result_columns.Row:
+def _key_columns(name: str, run: LoadedRun) -> figure_registry.Row:
     return {"experiment": name, "repeat": run.repeat, "run_id": run.run_id}
 
 
-def _run_row(name: str, run: LoadedRun, labels: dict[str, str]) -> result_columns.Row:
+def _run_row(name: str, run: LoadedRun, labels: dict[str, str]) -> figure_registry.Row:
     at = run.folder.run(run.name, run.repeat).path
     common = {**_key_columns(name, run), "sweep": run.folder.path.name, "block": run.block, "folder": str(at)}
     return {**common, **result_rows.run_row(run.history, run.spec, run.figures, labels)}

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter
 
-from hpcbench.analysis import result_columns, result_rows
+from hpcbench.analysis import figure_registry, result_rows
 from hpcbench.analysis.run_figures import (
     PARITY_STEPS,
     FinishedRepeat,
@@ -46,7 +46,7 @@ class RunDigest:
     spec: RunSpec | None = None
     history: RunHistory
     figures: RunFigures | None = None
-    epochs: tuple[result_columns.Row, ...] = ()
+    epochs: tuple[figure_registry.Row, ...] = ()
     observed: Mapping[str, Observation] = field(default_factory=dict)
     first_losses: tuple[float, ...] = ()
     curve: tuple[Sequence[float], Sequence[float]] = ((), ())

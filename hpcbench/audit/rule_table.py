@@ -27,7 +27,7 @@ RULES_BY_TOPIC: dict[str, tuple[AuditRule, ...]] = {
     "Repeats": repeat_rules.REPEAT_RULES,
     "Tables of others": table_rules.TABLE_RULES,
 }
-ALL_RULES: tuple[AuditRule, ...] = tuple(rule for topic in RULES_BY_TOPIC.values() for rule in topic)
+ALL_RULES: list[AuditRule] = [rule for topic in RULES_BY_TOPIC.values() for rule in topic]
 # What is judged while the records of a run are read.
 RUN_CHECKS: RunChecks = {rule.code: rule.of_repeat for rule in ALL_RULES if rule.of_repeat is not None}
 

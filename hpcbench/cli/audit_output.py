@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hpcbench.analysis.figure_registry import FIGURES
 from hpcbench.analysis.result_comparison import ChangeVerdict, FigureChange, ResultComparison
 from hpcbench.audit.audit_findings import Finding, Severity
 from hpcbench.audit.tables.foreign_table import StatedFacts
@@ -53,7 +54,6 @@ VERDICT_STYLES = {
     ChangeVerdict.LOST: "bold red",
     ChangeVerdict.IMPROVEMENT: "green",
 }
-POINT_COLUMNS = ("final_acc_pct",)
 
 
 def comparison_json(compared: ResultComparison) -> str:
@@ -113,7 +113,7 @@ def _comparison_remarks(compared: ResultComparison) -> list[str]:
 
 
 def _change_cells(change: FigureChange) -> tuple[str, ...]:
-    unit = "" if change.column in POINT_COLUMNS else " %"
+    unit = " %" if FIGURES[change.column].logarithmic else ""
     interval = (
         EMPTY_CELL
         if change.low is None or change.high is None

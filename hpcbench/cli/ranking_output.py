@@ -19,9 +19,15 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from hpcbench.analysis.result_columns import NUMBER, RANKING_COLUMNS, WHOLE, ReportRow
+from hpcbench.analysis.figure_registry import NUMBER, RANKING_COLUMNS, WHOLE, Figure, ReportRow
 from hpcbench.audit.audit_findings import Finding, Severity
-from hpcbench.report.table_cells import RankingColumn, columns_with_content, rows_by_class, sample_unit
+from hpcbench.report.table_cells import (
+    cell_text,
+    columns_with_content,
+    figure_title,
+    rows_by_class,
+    sample_unit,
+)
 from hpcbench.report.words_en import ENGLISH
 
 SHORTEST_NAME_COLUMNS = 8  # columns; no terminal that anybody uses asks for less
@@ -49,7 +55,9 @@ def print_ranking(rows: Sequence[ReportRow], console: Console) -> None:
     for label, members in rows_by_class(list(rows)).items():
         columns = _fitting_columns(members, console)
         unit = sample_unit(members)
-        left_out |= {c.title(ENGLISH, unit): None for c in columns_with_content(members) if c not in columns}
+        left_out |= {
+            figure_title(c, ENGLISH, unit): None for c in columns_with_content(members) if c not in columns
+        }
         console.print(Text(label or ENGLISH.unreadable, style="bold"), no_wrap=True, overflow="ellipsis")
         excess = _table_width(_ranking_table(columns, members, console), console) - console.width
         console.print(_ranking_table(columns, members, console, cut=max(0, excess)))
@@ -62,11 +70,11 @@ def print_ranking(rows: Sequence[ReportRow], console: Console) -> None:
         console.print(Text(to_console_encoding(ENGLISH.ties, console)))
 
 
-def _fitting_columns(rows: list[ReportRow], console: Console) -> list[RankingColumn]:
+def _fitting_columns(rows: list[ReportRow], console: Console) -> list[Figure]:
     """Return the most columns that fit; only where none can go any more names are cut."""
     columns = columns_with_content(rows)
-    chosen = [column for column in columns if column.priority == 0]
-    for candidate in sorted((c for c in columns if c.priority > 0), key=lambda c: c.priority):
+    chosen = [column for column in columns if not column.priority]
+    for candidate in sorted((c for c in columns if c.priority), key=lambda c: c.priority or 0):
         wider = [column for column in columns if column in chosen or column is candidate]
         if _table_width(_ranking_table(wider, rows, console), console) <= console.width:
             chosen = wider
@@ -77,21 +85,19 @@ def _table_width(table: Table, console: Console) -> int:
     return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
 
 
-def _ranking_table(
-    columns: list[RankingColumn], rows: list[ReportRow], console: Console, *, cut: int = 0
-) -> Table:
+def _ranking_table(columns: list[Figure], rows: list[ReportRow], console: Console, *, cut: int = 0) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     unit = sample_unit(rows)
     for column in columns:
         cells = [
             to_console_encoding(text, console)
-            for text in (column.title(ENGLISH, unit), *map(column.cell, rows))
+            for text in (figure_title(column, ENGLISH, unit), *(cell_text(column, row) for row in rows))
         ]
         widest = max(cell_len(cell) for cell in cells)
-        is_name = column.priority == 0 and not column.right
+        is_name = column.priority == 0 and column.left
         table.add_column(
             cells[0],
-            justify="right" if column.right else "left",
+            justify="left" if column.left else "right",
             no_wrap=True,
             overflow="ellipsis",
             width=max(SHORTEST_NAME_COLUMNS, widest - cut) if is_name else widest,
@@ -99,7 +105,7 @@ def _ranking_table(
     for row in rows:
         style = "bold green" if row["rank"] == 1 else ("dim" if row["rank"] is None else None)
         table.add_row(
-            *(Text(to_console_encoding(column.cell(row), console)) for column in columns), style=style
+            *(Text(to_console_encoding(cell_text(column, row), console)) for column in columns), style=style
         )
     return table
 

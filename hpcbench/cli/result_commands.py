@@ -22,7 +22,7 @@ from hpcbench.cli.arguments import (
 from hpcbench.runs.results_folder import ResultsFolder
 
 if TYPE_CHECKING:
-    from hpcbench.analysis.result_columns import ReportRow
+    from hpcbench.analysis.figure_registry import ReportRow
     from hpcbench.audit.audit_findings import Finding
     from hpcbench.report.collection import CollectedReport
 

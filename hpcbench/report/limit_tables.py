@@ -12,14 +12,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from hpcbench.analysis.derived_columns import limit_columns
+from hpcbench.analysis.figure_registry import FIGURES, ReportRow
 from hpcbench.analysis.limit_analysis import MeasuredVsPredicted
-from hpcbench.analysis.result_columns import ReportRow
 from hpcbench.ceilings.ceiling_records import LinkCeiling
 from hpcbench.ceilings.link_fit import bandwidths, fit_link
 from hpcbench.ceilings.node_ceilings import Ceilings
 from hpcbench.ceilings.step_prediction import MissingCeiling
 from hpcbench.report.study_tables import ReportTable
-from hpcbench.report.table_cells import EMPTY_CELL, format_number, sample_unit
+from hpcbench.report.table_cells import EMPTY_CELL, cell_text, format_number, sample_unit
 from hpcbench.report.words import Words
 
 EXPLAINED_BELOW = 0.9  # of the prediction: below it the sentence says where the rest goes
@@ -77,12 +77,9 @@ def limits_csv(standings: Mapping[str, MeasuredVsPredicted]) -> str:
 
 
 def _csv_row(standing: MeasuredVsPredicted) -> dict[str, object]:
-    reached, told = standing.of_predicted, limit_columns(standing)
     row: dict[str, object] = {
         "experiment": standing.experiment, "limit": standing.limit, "step_s": standing.step_s,
-        "of_predicted_pct": None if reached is None else 100 * reached,
-        "throughput_samples_s": standing.samples_s, "mfu_pct": standing.mfu_pct,
-        "predicted_samples_s": told["predicted_samples_s"],
+        "throughput_samples_s": standing.samples_s, **limit_columns(standing),
         "compute_ceiling_samples_s": standing.compute_samples_s,
         "input_ceiling_samples_s": standing.input_samples_s,
     }  # fmt: skip
@@ -109,7 +106,7 @@ def _class_table(
     )  # fmt: skip
     for row in rows:
         standing = standings[row["experiment"]]
-        told = limit_columns(standing)
+        figures = limit_columns(standing)
         mark = (
             "*"
             if not isinstance(standing.predicted, MissingCeiling) and standing.predicted.extrapolated
@@ -117,8 +114,10 @@ def _class_table(
         )
         body.append((
             row["experiment"], format_number(standing.samples_s),
-            format_number(told["predicted_samples_s"]) + mark, _percent_text(told["of_predicted_pct"]),
-            said[f"limit_{standing.limit}"] if standing.limit else EMPTY_CELL, _percent_text(told["mfu_pct"]),
+            cell_text(FIGURES["predicted_samples_s"], figures) + mark,
+            cell_text(FIGURES["of_predicted_pct"], figures),
+            said[f"limit_{standing.limit}"] if standing.limit else EMPTY_CELL,
+            cell_text(FIGURES["mfu_pct"], figures),
             limit_sentence(standing, unit, words),
         ))  # fmt: skip
     return ReportTable(label, heads, body)
@@ -169,10 +168,6 @@ def _links_table(ceilings: Ceilings, words: Words) -> ReportTable | None:
         said["tail"], said["left_out"], said["repeatability"],
     )  # fmt: skip
     return ReportTable(said["links"], heads, body) if body else None
-
-
-def _percent_text(value: float | None) -> str:
-    return EMPTY_CELL if value is None else f"{value:.1f}"
 
 
 def _share_text(value: float | None) -> str:

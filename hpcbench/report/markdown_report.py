@@ -7,15 +7,22 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from hpcbench.analysis.figure_registry import ReportRow
 from hpcbench.analysis.ranking import Ranking
-from hpcbench.analysis.result_columns import ReportRow
 from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.report.plots.pictures import ScenePictures
 from hpcbench.report.report_sentences import class_conclusion, methods_paragraph
 from hpcbench.report.statistics_tables import SceneStatistics, statistics_table
 from hpcbench.report.study_tables import ReportTable
-from hpcbench.report.table_cells import columns_with_content, escape_markdown, rows_by_class, sample_unit
+from hpcbench.report.table_cells import (
+    cell_text,
+    columns_with_content,
+    escape_markdown,
+    figure_title,
+    rows_by_class,
+    sample_unit,
+)
 from hpcbench.report.words import Words
 from hpcbench.report.words_en import ENGLISH
 
@@ -145,8 +152,8 @@ def class_table_markdown(rows: list[ReportRow], words: Words) -> str:
     columns = columns_with_content(rows)
     unit = sample_unit(rows)
     lines = [
-        [column.title(words, unit) for column in columns],
-        ["---:" if column.right else ":---" for column in columns],
-        *([escape_markdown(column.cell(row)) for column in columns] for row in rows),
+        [figure_title(column, words, unit) for column in columns],
+        [":---" if column.left else "---:" for column in columns],
+        *([escape_markdown(cell_text(column, row)) for column in columns] for row in rows),
     ]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -9,22 +9,14 @@ from typing import Any
 
 import pandas as pd
 
+from hpcbench.analysis.figure_registry import FIGURES, ReportRow
 from hpcbench.analysis.pairwise_tests import RunPair
 from hpcbench.analysis.ranking import Ranking
-from hpcbench.analysis.result_columns import RANKING_MEASURES, ReportRow
 from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.analysis.statistical_tests import MAX_REPEATS, MIN_PAIRED_BLOCKS
 from hpcbench.report.table_cells import format_number, sample_unit
 from hpcbench.report.words import Words
-
-MEASURE_UNITS = {
-    "throughput_samples_s": " {unit}/s",
-    "throughput_per_device": " {unit}/s per device",
-    "epoch_time_s": " s",
-    "total_time_s": " s",
-    "peak_mem_mb": " MB",
-}
 
 
 def class_conclusion(rows: list[ReportRow], pairs: list[RunPair], rank_by: str, words: Words) -> str:
@@ -59,7 +51,7 @@ def _single_best_sentence(
         second=second["experiment"],
         second_value=_value_with_interval(second, rank_by, words),
     )
-    if RANKING_MEASURES[rank_by].logarithmic and best[rank_by] > 0 and second[rank_by] > 0:
+    if FIGURES[rank_by].logarithmic and best[rank_by] > 0 and second[rank_by] > 0:
         ratio = best[rank_by] / second[rank_by]
         sentence += words.by_factor.format(factor=f"{max(ratio, 1 / ratio):.3g}")
     p = "< 0.001" if pair.p_holm is not None and pair.p_holm < 0.001 else f"= {pair.p_holm:.2g}"
@@ -77,8 +69,8 @@ def _repeats_needed_sentence(pair: RunPair, words: Words) -> str:
 
 
 def _value_with_interval(row: ReportRow, column: str, words: Words) -> str:
-    unit = MEASURE_UNITS.get(column, " %").format(unit=sample_unit([row]))
-    value = f"{format_number(row[column])}{unit}"
+    unit = FIGURES[column].unit.format(unit=sample_unit([row]))
+    value = f"{format_number(row[column])} {unit}"
     if column != "throughput_samples_s" or row["throughput_ci_low"] is None:
         return f"{value} ({words.single.format(n=row['repeats'])})"
     low, high = format_number(row["throughput_ci_low"]), format_number(row["throughput_ci_high"])
@@ -98,7 +90,7 @@ def methods_paragraph(ranking: Ranking, runs: pd.DataFrame, words: Words) -> str
     said = words.methods
     finished = runs[runs["state"] == RecordedState.FINISHED.value]
     repeats = sorted(set(finished.groupby("experiment").size()))
-    scale = said["logarithms" if RANKING_MEASURES[ranking.rank_by].logarithmic else "values"]
+    scale = said["logarithms" if FIGURES[ranking.rank_by].logarithmic else "values"]
     sentences = _environment_sentences(finished, words)
     if repeats:
         sentences += [

@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from hpcbench.analysis.figure_registry import ReportRow
 from hpcbench.analysis.limit_analysis import MeasuredVsPredicted
-from hpcbench.analysis.result_columns import ReportRow
 from hpcbench.analysis.result_rows import step_frame
 from hpcbench.analysis.results_loading import LoadedResults
 from hpcbench.analysis.run_history import RecordedState

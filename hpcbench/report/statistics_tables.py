@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hpcbench.analysis.figure_registry import FIGURES, FLAG, NUMBER, TEXT, WHOLE, Figure, ReportRow
 from hpcbench.analysis.pairwise_tests import RunPair, ValuesByBlock, compare_all_pairs
 from hpcbench.analysis.ranking import baseline_index
-from hpcbench.analysis.result_columns import FLAG, NUMBER, RANKING_MEASURES, TEXT, WHOLE, ReportRow
 from hpcbench.analysis.result_rows import typed_table
 from hpcbench.report.scenes import Scene
 from hpcbench.report.study_tables import ReportTable
-from hpcbench.report.table_cells import EMPTY_CELL, format_number
+from hpcbench.report.table_cells import EMPTY_CELL, cell_text, figure_title, format_number
 from hpcbench.report.words import Words
 
 COMPARED_WITH = ("above", "baseline")
-STATISTICS_COLUMNS = {
+DIFFERENCE_COLUMNS = {
     "scene": TEXT, "experiment": TEXT, "column": TEXT, "repeats": WHOLE, "mean": NUMBER,
     **{
         f"{which}_{name}": kind
@@ -27,18 +27,26 @@ STATISTICS_COLUMNS = {
             ("p_holm", NUMBER), ("supported", FLAG), ("repeats_needed", WHOLE),
         )
     },
-    "speed_up": NUMBER, "efficiency_pct": NUMBER, "scaling": TEXT, "time_to_acc_s": NUMBER,
-    "cost_per_epoch": NUMBER,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class SceneStatistics:
-    """The statistics of one scene; `rows` have the keys of `COLUMNS`."""
+    """The statistics of one scene; `rows` have the columns of `statistics.csv`."""
 
     title: str
     baseline: str
     rows: list[ReportRow]
+    unit: str  # what a sample is called
+
+
+def statistics_columns() -> dict[str, str]:
+    """Return the columns of `statistics.csv` and their types."""
+    return {**DIFFERENCE_COLUMNS, **{figure.key: figure.kind for figure in _further_figures()}}
+
+
+def _further_figures() -> list[Figure]:
+    return [figure for figure in FIGURES.values() if figure.statistics]
 
 
 def scene_statistics(scene: Scene, values: ValuesByBlock, rank_by: str) -> SceneStatistics | None:
@@ -47,7 +55,7 @@ def scene_statistics(scene: Scene, values: ValuesByBlock, rank_by: str) -> Scene
     `values` are those of `rank_by`, by run name and block.
     An effect is a ratio where the column is compared by ratio, else a difference.
     """
-    measure = RANKING_MEASURES[rank_by]
+    measure = FIGURES[rank_by]
     sign = -1.0 if measure.higher_is_better else 1.0
     rows = [row for row in scene.rows if row[rank_by] is not None and row["trusted"] != "no"]
     rows.sort(key=lambda row: (sign * row[rank_by], row["experiment"]))
@@ -58,7 +66,7 @@ def scene_statistics(scene: Scene, values: ValuesByBlock, rank_by: str) -> Scene
     pairs = compare_all_pairs(names, values, measure)
     found = [
         {
-            **{name: row.get(name) for name in STATISTICS_COLUMNS},
+            **{name: row.get(name) for name in statistics_columns()},
             "scene": scene.name, "column": rank_by, "mean": row[rank_by],
             **(_difference_columns("above", pairs.pair(place - 1, place), row, rank_by) if place else {}),
             **(
@@ -69,31 +77,34 @@ def scene_statistics(scene: Scene, values: ValuesByBlock, rank_by: str) -> Scene
         }
         for place, row in enumerate(rows)
     ]  # fmt: skip
-    return SceneStatistics(scene.title, names[base], found)
+    return SceneStatistics(scene.title, names[base], found, scene.unit)
 
 
 def statistics_csv(found: Sequence[SceneStatistics]) -> str:
     """Return `statistics.csv`."""
-    rows = [row for each in found for row in each.rows]
-    return typed_table(rows, STATISTICS_COLUMNS).to_csv(index=False, lineterminator="\n")
+    rows = [row for statistics in found for row in statistics.rows]
+    return typed_table(rows, statistics_columns()).to_csv(index=False, lineterminator="\n")
 
 
 def statistics_table(each: SceneStatistics, words: Words) -> ReportTable:
     """Return the statistics as a table for people."""
     said, titles = words.tables, words.columns
-    extras = [name for name in ("speed_up", "efficiency_pct", "time_to_acc_s", "cost_per_epoch")
-              if any(row[name] is not None for row in each.rows)]  # fmt: skip
+    extras = [
+        figure
+        for figure in _further_figures()
+        if figure.kind != TEXT and any(row[figure.key] is not None for row in each.rows)
+    ]
     heads = (
         titles["experiment"], "n", words.measures[each.rows[0]["column"]], said["above"], said["needs"],
         said["against_baseline"].format(baseline=each.baseline), said["needs"],
-        *(titles[name] for name in extras),
+        *(figure_title(figure, words, each.unit) for figure in extras),
     )  # fmt: skip
     body = [
         (
             row["experiment"], str(row["repeats"]), format_number(row["mean"]),
             _difference_text(row, "above", said), _repeats_needed_text(row, "above"),
             _difference_text(row, "baseline", said), _repeats_needed_text(row, "baseline"),
-            *(format_number(row[name]) for name in extras),
+            *(cell_text(figure, row) for figure in extras),
         )
         for row in each.rows
     ]  # fmt: skip
@@ -105,29 +116,29 @@ def _difference_columns(which: str, pair: RunPair, row: ReportRow, rank_by: str)
     mean, half = pair.difference.mean, pair.difference.half_interval()
     side = 1.0 if pair.first == row["experiment"] else -1.0
     other = pair.second if side > 0 else pair.first
-    told: dict[str, Any] = {f"{which}_experiment": other}
+    columns: dict[str, Any] = {f"{which}_experiment": other}
     if mean is None:
-        return told
-    scale = math.exp if RANKING_MEASURES[rank_by].logarithmic else float
-    told[f"{which}_effect"] = scale(side * mean)
+        return columns
+    scale = math.exp if FIGURES[rank_by].logarithmic else float
+    columns[f"{which}_effect"] = scale(side * mean)
     if half is not None:
-        told |= {
+        columns |= {
             f"{which}_effect_low": scale(side * mean - half),
             f"{which}_effect_high": scale(side * mean + half),
         }  # fmt: skip
     if pair.p_holm is not None:
-        told |= {
+        columns |= {
             f"{which}_p_holm": pair.p_holm, f"{which}_supported": pair.supported,
             f"{which}_repeats_needed": pair.repeats_needed(),
         }  # fmt: skip
-    return told
+    return columns
 
 
 def _difference_text(row: ReportRow, which: str, said: dict[str, str]) -> str:
     effect = row[f"{which}_effect"]
     if effect is None:
         return EMPTY_CELL
-    ratio = RANKING_MEASURES[row["column"]].logarithmic
+    ratio = FIGURES[row["column"]].logarithmic
     low, high = row[f"{which}_effect_low"], row[f"{which}_effect_high"]
     told = f"x {effect:.3g}" if ratio else f"{effect:+.3g}"
     if low is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from hpcbench.analysis.result_columns import ReportRow
+from hpcbench.analysis.figure_registry import ReportRow
 from hpcbench.analysis.results_loading import LoadedResults
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.reference import CIFAR100, IMAGENET, published_rows, run_name_key

@@ -1,4 +1,4 @@
-"""The ranking for people: its columns, how values become text, and the escaping of text for Markdown.
+"""The cells of the ranking as text, its columns that have content, and the escaping of text for Markdown.
 
 Imports no pandas.
 """
@@ -8,10 +8,10 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from hpcbench.analysis.result_columns import ReportRow
+from hpcbench.analysis.figure_registry import FIGURES, Figure, ReportRow
 from hpcbench.audit.audit_findings import Severity
 from hpcbench.audit.rule_table import ALL_RULES
 from hpcbench.catalog import CATALOG
@@ -20,52 +20,41 @@ from hpcbench.report.words import Words
 EMPTY_CELL = "–"
 UNTRUSTED_MARK = "✗"  # instead of a rank: an error was found
 
-RULE_SEVERITIES = {rule.code: rule.severity for rule in ALL_RULES}
 
-
-@dataclass(frozen=True, kw_only=True)
-class RankingColumn:
-    """A column for people. A terminal that is too narrow leaves out those of the highest `priority`."""
-
-    key: str  # of the ranking, and of the title in a language's words
-    cell: Callable[[ReportRow], str]
-    priority: int
-    right: bool = True
-
-    def title(self, words: Words, unit: str) -> str:
-        """Return its title; `unit` is what a sample is called."""
-        return words.columns[self.key].format(unit=unit)
+def figure_title(figure: Figure, words: Words, unit: str) -> str:
+    """Return the title of a figure's column; `unit` is what a sample is called."""
+    return words.columns[figure.key].format(unit=unit)
 
 
 def format_number(value: float | None, *, digits: int = 3) -> str:
     """Write a number with at least `digits` significant digits, whole ones never cut, thousands apart."""
     if value is None:
         return EMPTY_CELL
-    whole = len(str(int(abs(value)))) if abs(value) >= 1 else 0
-    return f"{value:,.{max(0, digits - whole)}f}"
+    whole_digits = len(str(int(abs(value)))) if abs(value) >= 1 else 0
+    return f"{value:,.{max(0, digits - whole_digits)}f}"
 
 
-def fixed_cell(column: str, decimals: int) -> Callable[[ReportRow], str]:
-    """Return the cell of a column with a fixed number of decimals."""
-    return lambda row: EMPTY_CELL if row[column] is None else f"{row[column]:,.{decimals}f}"
+def cell_text(figure: Figure, row: Mapping[str, Any]) -> str:
+    """Return the text of a figure in a row, with the digits that its entry in the registry names."""
+    value = row.get(figure.key)
+    match figure.digits:
+        case "rank":
+            return rank_cell(row)
+        case "throughput":
+            return throughput_cell(row)
+        case "findings":
+            return findings_cell(row)
+    if value is None:
+        return EMPTY_CELL
+    match figure.digits:
+        case "sig3":
+            return format_number(value)
+        case "fix1" | "fix2":
+            return f"{value:,.{figure.digits[-1]}f}"
+    return str(value)
 
 
-def optional_cell(column: str, decimals: int) -> Callable[[ReportRow], str]:
-    """Return the cell of a column that not every table has."""
-    return lambda row: EMPTY_CELL if row.get(column) is None else f"{row[column]:,.{decimals}f}"
-
-
-def text_cell(column: str) -> Callable[[ReportRow], str]:
-    """Return the cell of a column as it is."""
-    return lambda row: EMPTY_CELL if row[column] is None else str(row[column])
-
-
-def significant_cell(column: str) -> Callable[[ReportRow], str]:
-    """Return the cell of a column with three significant digits."""
-    return lambda row: format_number(row[column])
-
-
-def rank_cell(row: ReportRow) -> str:
+def rank_cell(row: Mapping[str, Any]) -> str:
     """Write a rank, or the ranks that a tie spans."""
     if row["rank"] is None:
         return UNTRUSTED_MARK if row["trusted"] == "no" else EMPTY_CELL
@@ -73,16 +62,15 @@ def rank_cell(row: ReportRow) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def findings_cell(row: ReportRow) -> str:
-    """Write how many findings there are of each severity; which ones stands below the table."""
-    severities = Counter(
-        RULE_SEVERITIES[code] for code in (row["findings"] or "").split() if code in RULE_SEVERITIES
-    )
-    counts = ((severities[each], each) for each in Severity)
-    return ", ".join(f"{n} {each}{'s' if n > 1 else ''}" for n, each in counts if n)
+def findings_cell(row: Mapping[str, Any]) -> str:
+    """Write how many findings there are of each severity; the findings stand below the table."""
+    severity_of = {rule.code: rule.severity for rule in ALL_RULES}
+    severities = Counter(severity_of[code] for code in (row["findings"] or "").split() if code in severity_of)
+    counts = ((severities[severity], severity) for severity in Severity)
+    return ", ".join(f"{n} {severity}{'s' if n > 1 else ''}" for n, severity in counts if n)
 
 
-def throughput_cell(row: ReportRow) -> str:
+def throughput_cell(row: Mapping[str, Any]) -> str:
     """Write a throughput with half the width of its confidence interval."""
     mean, high = row["throughput_samples_s"], row["throughput_ci_high"]
     return (
@@ -92,35 +80,12 @@ def throughput_cell(row: ReportRow) -> str:
     )
 
 
-RANKING_TABLE_COLUMNS = (
-    RankingColumn(key="rank", cell=rank_cell, priority=0),
-    RankingColumn(key="experiment", cell=text_cell("experiment"), priority=0, right=False),
-    RankingColumn(key="throughput_samples_s", cell=throughput_cell, priority=0),
-    RankingColumn(key="repeats", cell=text_cell("repeats"), priority=2),
-    RankingColumn(key="throughput_per_device", cell=significant_cell("throughput_per_device"), priority=7),
-    RankingColumn(key="best_acc_pct", cell=fixed_cell("best_acc_pct", 2), priority=3),
-    RankingColumn(key="final_acc_pct", cell=fixed_cell("final_acc_pct", 2), priority=9),
-    RankingColumn(key="epoch_time_s", cell=significant_cell("epoch_time_s"), priority=4),
-    RankingColumn(key="total_time_s", cell=significant_cell("total_time_s"), priority=8),
-    RankingColumn(key="peak_mem_mb", cell=significant_cell("peak_mem_mb"), priority=5),
-    RankingColumn(key="data_wait_pct", cell=fixed_cell("data_wait_pct", 1), priority=6),
-    RankingColumn(key="exposed_comm_pct", cell=fixed_cell("exposed_comm_pct", 1), priority=10),
-    RankingColumn(key="of_predicted_pct", cell=optional_cell("of_predicted_pct", 1), priority=14),
-    RankingColumn(key="mfu_pct", cell=optional_cell("mfu_pct", 1), priority=15),
-    RankingColumn(key="ranks", cell=text_cell("ranks"), priority=11),
-    RankingColumn(key="batch_per_rank", cell=text_cell("batch_per_rank"), priority=12),
-    RankingColumn(key="limit", cell=text_cell("limit"), priority=1, right=False),
-    RankingColumn(key="findings", cell=findings_cell, priority=1, right=False),
-    RankingColumn(key="trusted", cell=text_cell("trusted"), priority=13, right=False),
-)
-
-
-def columns_with_content(rows: list[ReportRow]) -> list[RankingColumn]:
-    """Return the columns in which any of the rows has something to say."""
+def columns_with_content(rows: Sequence[ReportRow]) -> list[Figure]:
+    """Return the figures of the table in Markdown and on a terminal that any of the rows has."""
     return [
-        column
-        for column in RANKING_TABLE_COLUMNS
-        if any(column.cell(row) not in (EMPTY_CELL, "") for row in rows)
+        figure
+        for figure in FIGURES.values()
+        if figure.priority is not None and any(cell_text(figure, row) not in (EMPTY_CELL, "") for row in rows)
     ]
 
 

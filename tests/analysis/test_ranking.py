@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hpcbench.analysis.figure_registry import RANKING_COLUMNS
 from hpcbench.analysis.ranking import Ranking, rank_runs
-from hpcbench.analysis.result_columns import RANKING_COLUMNS
 from hpcbench.analysis.results_loading import load_results
 from hpcbench.errors import InputError
 from tests.report.records import Story, Sweep, single, spec

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
+from hpcbench.analysis.figure_registry import FIGURES
 from hpcbench.analysis.pairwise_tests import compare_all_pairs
-from hpcbench.analysis.result_columns import RankingMeasure
 from hpcbench.analysis.statistical_tests import (
     MIN_PAIRED_BLOCKS,
     MeanEstimate,
@@ -49,7 +49,7 @@ def test_one_value_has_no_interval() -> None:
 
 
 Values = dict[str, dict[str, float]]
-THROUGHPUT = RankingMeasure(higher_is_better=True, logarithmic=True)
+THROUGHPUT = FIGURES["throughput_samples_s"]
 
 
 def by_row(table: NDArray[np.float64]) -> Values:

@@ -12,14 +12,13 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from hpcbench.analysis.figure_registry import FIGURES, ReportRow
 from hpcbench.analysis.ranking import Ranking
-from hpcbench.analysis.result_columns import ReportRow
 from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.analysis.results_loading import LoadedResults
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.audit.audit_findings import Finding
 from hpcbench.report.findings_report import findings_by_rule
-from hpcbench.report.page import page_table
 from hpcbench.report.page.page_entries import (
     curve_metrics,
     environment_entries,
@@ -28,6 +27,7 @@ from hpcbench.report.page.page_entries import (
     repeat_entries,
     spec_texts,
 )
+from hpcbench.report.page.page_table import page_table_heads, page_table_rows, used_page_columns
 from hpcbench.report.report_sentences import class_conclusion, methods_paragraph
 from hpcbench.report.scenes import Scene
 from hpcbench.report.statistics_tables import SceneStatistics, statistics_table
@@ -39,7 +39,6 @@ CURVES_AT_FIRST = 8  # of a section; the others wait to be switched on
 PAGE_COLOURS = 7  # --c0 to --c6 in report.css, for light and for dark
 CURVE_DASHES = ("solid", "dash", "dot", "dashdot")
 LEGEND_DASHES = ("", "8 4", "2 3", "8 3 2 3")
-FROM_ZERO = ("throughput_samples_s", "peak_mem_mb")  # axes of quantities that are compared by ratio
 SMALLEST_NAMED_SHARE_PCT = 5  # of a phase that is worth a word
 
 
@@ -72,7 +71,7 @@ def _template_values(content: PageContent, words: Words) -> dict[str, Any]:
     runs, rows = content.loaded.runs, content.rows
     anchors = {row["experiment"]: str(place) for place, row in enumerate(rows, 1)}
     rules = findings_by_rule(content.findings, anchors, words)
-    columns = page_table.used_page_columns(rows, several_classes=len(rows_by_class(rows)) > 1)
+    columns = used_page_columns(rows, several_classes=len(rows_by_class(rows)) > 1)
     environments = environment_entries(runs, words)
     found = experiment_curves(content.loaded)
     return {
@@ -84,8 +83,8 @@ def _template_values(content: PageContent, words: Words) -> dict[str, Any]:
         ),
         "notes": words.sentence_space.join([*_notes(rows, words), words.page["filters"]]),
         "cards": _class_cards(content, anchors, words),
-        "columns": page_table.page_table_heads(columns, rows, words),
-        "table": page_table.page_table_rows(
+        "columns": page_table_heads(columns, rows, words),
+        "table": page_table_rows(
             columns, rows, anchors, {rule["code"]: rule["anchor"] for rule in rules}
         ),
         "findings": rules,
@@ -211,7 +210,8 @@ def _chart(metric: str, unit: str, words: Words) -> dict[str, Any]:
     label = words.labels[metric].format(unit=unit)
     x = words.labels["step" if metric == "step_loss" else "epoch"]
     y = words.labels["train_loss"] if metric == "step_loss" else label
-    return {"metric": metric, "title": label, "x": x, "y": y, "zero": metric in FROM_ZERO}
+    zero_based = metric in FIGURES and FIGURES[metric].zero_based
+    return {"metric": metric, "title": label, "x": x, "y": y, "zero": zero_based}
 
 
 def _experiment_entries(

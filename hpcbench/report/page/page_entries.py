@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from hpcbench.analysis.result_columns import LIFETIME_PARTS, ReportRow
+from hpcbench.analysis.figure_registry import FIGURES, LIFETIME_PARTS, ReportRow
 from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.analysis.results_loading import LoadedResults, LoadedRun
 from hpcbench.analysis.run_history import RecordedState
@@ -28,7 +28,6 @@ from hpcbench.runs.events import PHASES
 from hpcbench.runs.results_folder import RunFolder
 
 PAGE_CURVE_DIGITS = 5
-EPOCH_METRICS = ("train_loss", "acc_pct", "throughput_samples_s", "peak_mem_mb")
 STEP_METRIC = "step_loss"
 CURVE_STATISTICS = ("mean", "min", "max")
 
@@ -36,13 +35,19 @@ CURVE_STATISTICS = ("mean", "min", "max")
 PageCurve = list[list[float | None]]
 
 
+def epoch_metrics() -> list[str]:
+    """Return the figures that have a chart over epochs."""
+    return [key for key, figure in FIGURES.items() if figure.by_epoch]
+
+
 def experiment_curves(loaded: LoadedResults) -> dict[str, dict[str, PageCurve]]:
     """Return the curves of each experiment that has any, over its finished repeats."""
     runs, epochs = loaded.runs, loaded.epochs
     finished = set(runs.loc[runs["state"] == RecordedState.FINISHED.value, "run_id"])
     found: dict[str, dict[str, PageCurve]] = {}
-    by_epoch = epochs[epochs["run_id"].isin(finished)].astype(dict.fromkeys(EPOCH_METRICS, "float64"))
-    for metric in EPOCH_METRICS:
+    metrics = epoch_metrics()
+    by_epoch = epochs[epochs["run_id"].isin(finished)].astype(dict.fromkeys(metrics, "float64"))
+    for metric in metrics:
         known = by_epoch.dropna(subset=[metric])
         over = known.groupby(["experiment", "epoch"], sort=True)[metric].agg(list(CURVE_STATISTICS))
         _add_curves(found, metric, over)
@@ -86,7 +91,7 @@ def _rounded(value: float) -> float | None:
 
 def curve_metrics(members: list[str], found: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return the curves that any of some experiments has, in the order of the page."""
-    return [m for m in (*EPOCH_METRICS, STEP_METRIC) if any(m in found.get(name, {}) for name in members)]
+    return [m for m in (*epoch_metrics(), STEP_METRIC) if any(m in found.get(name, {}) for name in members)]
 
 
 LOG_BYTES = 2500

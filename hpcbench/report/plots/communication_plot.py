@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from hpcbench.analysis.result_columns import ReportRow
+from hpcbench.analysis.figure_registry import ReportRow
 from hpcbench.report.plots.plot_bars import BarPart, stacked_bars
 from hpcbench.report.plots.plot_style import ORANGE, PURPLE, VERMILION
 from hpcbench.report.scenes import Scene

@@ -8,13 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from hpcbench.analysis.result_columns import ReportRow
+from hpcbench.analysis.figure_registry import FIGURES, ReportRow
 from hpcbench.report.plots.plot_curves import TrainingCurve, line_widths, line_zorder
 from hpcbench.report.plots.plot_style import COLOURS, new_figure, shorten_name
 from hpcbench.report.scenes import Scene
 
-PANEL_METRICS = ("train_loss", "acc_pct", "throughput_samples_s", "peak_mem_mb")
-ZERO_BASED_METRICS = ("throughput_samples_s", "peak_mem_mb")  # what is compared by ratio
 LINE_DASHES: tuple[tuple[float, tuple[float, ...]], ...] = (
     (0, ()),
     (0, (4, 2)),
@@ -29,7 +27,7 @@ HEADROOM = 0.08  # above what is drawn from zero
 
 def draw_epoch_panels(scene: Scene) -> Figure | None:
     """Draw 2 x 2 panels; a panel of which nothing is known is left away, others take its place."""
-    metrics = [metric for metric in PANEL_METRICS if scene.epochs[metric].notna().any()]
+    metrics = [key for key, figure in FIGURES.items() if figure.by_epoch and scene.epochs[key].notna().any()]
     rows = [row for row in scene.rows if any(row in scene.with_values(scene.epochs, m) for m in metrics)]
     if not rows:
         return None
@@ -50,7 +48,7 @@ def draw_epoch_panels(scene: Scene) -> Figure | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.grid(color="0.92")
-        if metric in ZERO_BASED_METRICS:
+        if FIGURES[metric].zero_based:
             axes.set_ylim(0, (1 + HEADROOM) * axes.dataLim.ymax)
     for axes in grid[len(metrics) :]:
         axes.remove()

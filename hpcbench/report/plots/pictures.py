@@ -1,6 +1,6 @@
 """The table of all pictures, and drawing them, several at a time where the machine has the cores.
 
-A new picture is a function from a `Scene` to a figure (None: nothing to draw), one line in `PICTURES`, and
+A new picture is a function from a `Scene` to a figure (None: nothing to draw), one entry in `PICTURES`, and
 its caption in each language.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from hpcbench.analysis.result_columns import ReportRow
+from hpcbench.analysis.figure_registry import ReportRow
 from hpcbench.report.plots.ceiling_plot import draw_limits
 from hpcbench.report.plots.communication_plot import draw_communication
 from hpcbench.report.plots.epoch_panels_plot import draw_epoch_panels
@@ -52,25 +52,58 @@ class ScenePictures:
     left_out: list[str] = field(default_factory=list)
 
 
-PICTURES: dict[str, Callable[[Scene], Figure | None]] = {
-    "panels": draw_epoch_panels,
-    "throughput": draw_throughput,
-    "accuracy": draw_accuracy,
-    "learning": draw_learning,
-    "loss": draw_loss,
-    "epochtime": draw_epoch_time,
-    "communication": draw_communication,
-    "phases": draw_phases,
-    "time": draw_lifetime,
-    "scaling": draw_scaling,
-    "pareto": draw_pareto,
-    "staleness": draw_staleness,
-    "ceilings": draw_limits,
-    "prediction": draw_prediction,
-}
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a class or group. `name` is the ending of its files and the key of its caption."""
 
+    name: str
+    draw: Callable[[Scene], Figure | None]  # None: nothing to draw
+    meaning: str  # for docs/report.md
+
+
+PICTURES: dict[str, Picture] = {
+    picture.name: picture
+    for picture in (
+        Picture("panels", draw_epoch_panels,
+                "training loss, test accuracy, throughput and memory, epoch by epoch; bands from lowest to "
+                "highest repeat"),
+        Picture("throughput", draw_throughput,
+                "bars: mean over repeats, in the order of the ranks; black: 95 % confidence interval, an "
+                "arrow where it is cut; dots: the repeats"),
+        Picture("accuracy", draw_accuracy,
+                "validation accuracy after each epoch: mean over repeats, band from lowest to highest"),
+        Picture("learning", draw_learning,
+                "training accuracy over steps as lines, validation accuracy as diamonds; dotted lines end an "
+                "epoch"),
+        Picture("loss", draw_loss,
+                "training loss per sample, warm-up included; a logarithmic scale where a linear one would be "
+                "flat; lines of more than 150 steps show means of several steps, the axis says of how many; "
+                "dotted lines end an epoch. Where epochs differ in length the axis counts epochs"),
+        Picture("epochtime", draw_epoch_time, "seconds of training and evaluation in an epoch"),
+        Picture("communication", draw_communication,
+                "time of a step: exposed exchange (by ablation, else the exchange after the backward pass), "
+                "push and pull of a parameter server apart, and the rest"),
+        Picture("phases", draw_phases,
+                "the five phases of the counted time, mean over ranks and repeats: as shares, and as seconds "
+                "for 1,000 samples, which compare across batch sizes"),
+        Picture("time", draw_lifetime,
+                "parts of the time of a run, from the start of its processes to their end"),
+        Picture("scaling", draw_scaling, "speed-up over devices, against the ideal line"),
+        Picture("pareto", draw_pareto,
+                "throughput against accuracy; the dotted line joins the runs that no other exceeds in both"),
+        Picture("staleness", draw_staleness,
+                "number of updates by others between a gradient's pull and its use, where recorded"),
+        Picture("ceilings", draw_limits,
+                "what each run reached of its prediction, coloured by its limit, and of the compute and "
+                "input ceilings alone"),
+        Picture("prediction", draw_prediction,
+                "predicted against measured step times, and the prediction over ranks; extrapolated values "
+                "are hollow or dashed"),
+    )
+}  # fmt: skip
 
 SUMMARY_PICTURE = "summary"
+SUMMARY_MEANING = "throughput of all rows, one colour a class; grey: not ranked"
 SCENES_PER_WORKER = 3  # a worker needs a second to start: with fewer it does not pay
 
 
@@ -115,9 +148,9 @@ def draw_all_pictures(
 def draw_scene_pictures(folder: Path, scene: Scene, name: str, *, font: PlotFont | None) -> ScenePictures:
     """Draw every picture of one scene."""
     pictures = ScenePictures(title=scene.title)
-    for picture, draw in PICTURES.items():
+    for picture, entry in PICTURES.items():
         with drawing_style(font):
-            drawn = draw(scene)
+            drawn = entry.draw(scene)
             if drawn is None:
                 pictures.left_out.append(picture)
                 continue

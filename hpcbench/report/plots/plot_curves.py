@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from hpcbench.analysis.result_columns import ReportRow
+from hpcbench.analysis.figure_registry import ReportRow
 from hpcbench.report.plots.plot_style import COLOURS, GREY, PLOT_IN, name_legend, names_width_in, new_figure
 from hpcbench.report.scenes import Scene
 

@@ -8,7 +8,7 @@ from collections import Counter
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hpcbench.analysis.result_columns import ReportRow
+from hpcbench.analysis.figure_registry import ReportRow
 from hpcbench.report.plots.plot_style import BLUE, PLOT_IN, new_figure, shorten_name
 from hpcbench.report.scenes import Scene
 

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from hpcbench.analysis.result_columns import LIFETIME_PARTS, ReportRow
+from hpcbench.analysis.figure_registry import LIFETIME_PARTS, ReportRow
 from hpcbench.report.plots.plot_bars import BarPart, stacked_bars
 from hpcbench.report.plots.plot_style import (
     BLUE,

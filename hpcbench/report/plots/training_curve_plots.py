@@ -7,7 +7,7 @@ import bisect
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hpcbench.analysis.result_columns import ReportRow
+from hpcbench.analysis.figure_registry import ReportRow
 from hpcbench.report.plots.plot_curves import StepAxis, TrainingCurve, draw_curve_panels, panel_starts
 from hpcbench.report.plots.plot_style import COLOURS
 from hpcbench.report.scenes import Scene
