@@ -128,7 +128,7 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 # Together they make one part: bs128x2.
 _BATCH = ("batch_size", "global_batch", "ranks", "devices")
 _FIRST = ("strategy", "strategy_options", "backend", "dataset", "model", "stem", *_BATCH)
-_LAST = ("cache", "precision")
+_ORDER = (*_FIRST, "", "cache", "precision")  # "": all other fields
 
 
 def check_name(name: str, at: KeyLocation, *, what: str = "name") -> str:
@@ -169,9 +169,7 @@ def generate_name(spec: RunSpec, spread: Mapping[str, Collection[Any]], catalog:
 
 def _position(path: str) -> int:
     head = path.split(".", maxsplit=1)[0]
-    if head in _FIRST:
-        return _FIRST.index(head)
-    return len(_FIRST) + 1 + _LAST.index(head) if head in _LAST else len(_FIRST)
+    return _ORDER.index(head if head in _ORDER else "")
 
 
 def _name_part(path: str, spec: RunSpec, values: Collection[Any], catalog: Catalog) -> str:

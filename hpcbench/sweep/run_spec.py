@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt, Predicate, doc
 
@@ -300,11 +300,6 @@ def _without(data: dict[str, Any], *left_out: tuple[str, ...]) -> dict[str, Any]
 def _short_hash(data: dict[str, Any]) -> str:
     text = json.dumps(data, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def choices(literal: Any) -> tuple[str, ...]:
-    """Return the values of a Literal type."""
-    return get_args(literal)
 
 
 @dataclass(frozen=True, kw_only=True)

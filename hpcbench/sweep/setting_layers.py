@@ -37,26 +37,18 @@ class SettingLayer:
 def layer_of(
     schema: MapSchema, document: YamlDocument, root: KeyPath, value: dict[str, Any], *, general: bool = False
 ) -> SettingLayer:
-    """Check the map at `root` of a document."""
+    """Check the map at `root` of a document, which may not set two keys that exclude each other."""
 
     def locate(path: KeyPath) -> KeyLocation:
         return document.at((*root, *path))
 
-    layer = SettingLayer(schema.check(value, locate, ()), locate, general)
-    refuse_exclusive_keys(layer)
-    return layer
-
-
-def refuse_exclusive_keys(layer: SettingLayer) -> None:
-    """Raise where a layer sets two keys that exclude each other."""
-    for one, other in EXCLUSIVE_KEYS:
-        if layer.values.get(one) is not None and layer.values.get(other) is not None:
-            raise input_error(
-                f"{one} and {other} exclude each other",
-                **layer.locate((other,)),
-                found={one: layer.values[one], other: layer.values[other]},
-                allowed="one of them",
-            )
+    checked = schema.check(value, locate, ())
+    for pair in EXCLUSIVE_KEYS:
+        given = {key: checked[key] for key in pair if checked.get(key) is not None}
+        if len(given) > 1:
+            problem = f"{' and '.join(pair)} exclude each other"
+            raise document.error((*root, pair[1]), problem, found=given, allowed="one of them")
+    return SettingLayer(checked, locate, general)
 
 
 def merge_layers(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hpcbench.errors import InputError, input_error, nearest
 from hpcbench.sweep.catalog_entries import Catalog
-from hpcbench.sweep.run_spec import RunSpec, choices
+from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.sweep.yaml_document import KeyLocation, KeyPath, plain_value
 
 Locate = Callable[[KeyPath], KeyLocation]
@@ -47,17 +47,15 @@ def describe_type(kind: Any) -> str:
     """Describe in words what an annotation allows."""
     if get_origin(kind) is Annotated:
         base, *constraints = get_args(kind)
-        texts = [
-            constraint.documentation for constraint in constraints if hasattr(constraint, "documentation")
-        ]
+        texts = [item.documentation for item in constraints if hasattr(item, "documentation")]
         bounds = [
-            f"{_BOUNDS[type(constraint)]} {getattr(constraint, type(constraint).__name__.lower()):.15g}"
-            for constraint in constraints
-            if type(constraint) in _BOUNDS
+            f"{_BOUNDS[type(item)]} {getattr(item, type(item).__name__.lower()):.15g}"
+            for item in constraints
+            if type(item) in _BOUNDS
         ]
         return texts[0] if texts else ", ".join(filter(None, (describe_type(base), " and ".join(bounds))))
     if get_origin(kind) is Literal:
-        return ", ".join(map(str, choices(kind)))
+        return ", ".join(map(str, get_args(kind)))
     if get_origin(kind) in (UnionType, Union):
         return " or ".join(describe_type(part) for part in get_args(kind) if part is not NoneType)
     return _KINDS.get(kind, str(kind))
