@@ -9,8 +9,8 @@ from typing import Any
 from hpcbench.analysis.derived_columns import RUN_MEAN_COLUMNS
 from hpcbench.analysis.result_columns import ReportRow
 from hpcbench.report import table_cells
-from hpcbench.report.table_cells import EMPTY_CELL, sample_unit
-from hpcbench.report.words import Words
+from hpcbench.report.table_cells import COLUMN_TITLES, EMPTY_CELL, sample_unit
+from hpcbench.report.translations import Language
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +89,15 @@ def used_page_columns(rows: list[ReportRow], *, several_classes: bool) -> list[P
     ]
 
 
-def page_table_heads(columns: list[PageColumn], rows: list[ReportRow], words: Words) -> list[dict[str, Any]]:
+def page_table_heads(
+    columns: list[PageColumn], rows: list[ReportRow], language: Language
+) -> list[dict[str, Any]]:
     """Return what the template needs of each column."""
     unit = sample_unit(rows)
     return [
         {
             "key": column.key,
-            "title": words.columns[column.key].format(unit=unit),
+            "title": language.text(COLUMN_TITLES[column.key], unit=unit),
             "numeric": column.numeric,
             "css": _css_classes(column) + (" name" if column.key == "experiment" else ""),
         }

@@ -9,9 +9,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from hpcbench.analysis.result_columns import ReportRow
-from hpcbench.report.plots.plot_curves import TrainingCurve, line_widths, line_zorder
+from hpcbench.report.plots.plot_curves import BAND_EXPLANATION, TrainingCurve, line_widths, line_zorder
 from hpcbench.report.plots.plot_style import COLOURS, new_figure, shorten_name
 from hpcbench.report.scenes import Scene
+from hpcbench.report.table_cells import METRIC_TITLES
 
 PANEL_METRICS = ("train_loss", "acc_pct", "throughput_samples_s", "peak_mem_mb")
 ZERO_BASED_METRICS = ("throughput_samples_s", "peak_mem_mb")  # what is compared by ratio
@@ -37,7 +38,7 @@ def draw_epoch_panels(scene: Scene) -> Figure | None:
     down = -(-len(metrics) // across)
     names = -(-len(rows) // NAMES_PER_ROW)
     height = PANEL_SIZE_IN[1] * down + 0.6 + NAME_ROW_IN * names
-    drawn = new_figure(PANEL_SIZE_IN[0] * across, height, f"{scene.words.captions['panels']} – {scene.title}")
+    drawn = new_figure(PANEL_SIZE_IN[0] * across, height)
     grid = list(drawn.subplots(down, across, squeeze=False).flat)
     for axes, metric in zip(grid, metrics, strict=False):
         curves = {place: _epoch_curve(scene, row, metric) for place, row in enumerate(rows)}
@@ -45,8 +46,8 @@ def draw_epoch_panels(scene: Scene) -> Figure | None:
         widths = line_widths(list(curves.values()))
         for (place, curve), width in zip(curves.items(), widths, strict=True):
             _draw_line(axes, curve, place, width)
-        axes.set_title(scene.words.labels[metric].format(unit=scene.unit), fontsize=10)
-        axes.set_xlabel(scene.words.labels["epoch"])
+        axes.set_title(scene.language.text(METRIC_TITLES[metric], unit=scene.unit), fontsize=10)
+        axes.set_xlabel(scene.language.text("Epoch"))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.grid(color="0.92")
@@ -61,7 +62,7 @@ def draw_epoch_panels(scene: Scene) -> Figure | None:
         loc="outside lower center",
         ncols=min(NAMES_PER_ROW, len(rows)),
         frameon=False,
-        title=scene.words.labels["band"],
+        title=scene.language.text(BAND_EXPLANATION),
         title_fontproperties={"size": 8},
     )
     for text, row in zip(legend.get_texts(), rows, strict=True):

@@ -1,7 +1,7 @@
 """The table of all pictures, and drawing them, several at a time where the machine has the cores.
 
-A new picture is a function from a `Scene` to a figure (None: nothing to draw), one line in `PICTURES`, and
-its caption in each language.
+A new picture is a function from a `Scene` to a figure (None: nothing to draw), and one line in
+`PICTURES` with its caption.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from hpcbench.report.plots.plot_style import (
     drawing_style,
     needs_no_chinese_font,
     save_figure,
+    set_title,
 )
 from hpcbench.report.plots.prediction_plot import draw_prediction
 from hpcbench.report.plots.scaling_plot import draw_scaling
@@ -39,8 +40,7 @@ from hpcbench.report.plots.time_plots import draw_epoch_time, draw_lifetime, dra
 from hpcbench.report.plots.training_curve_plots import draw_accuracy, draw_learning, draw_loss
 from hpcbench.report.report_files import distinct_slugs, file_slug
 from hpcbench.report.scenes import Scene
-from hpcbench.report.words import Words
-from hpcbench.report.words_en import ENGLISH
+from hpcbench.report.translations import ENGLISH, N_, Language
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,25 +52,34 @@ class ScenePictures:
     left_out: list[str] = field(default_factory=list)
 
 
-PICTURES: dict[str, Callable[[Scene], Figure | None]] = {
-    "panels": draw_epoch_panels,
-    "throughput": draw_throughput,
-    "accuracy": draw_accuracy,
-    "learning": draw_learning,
-    "loss": draw_loss,
-    "epochtime": draw_epoch_time,
-    "communication": draw_communication,
-    "phases": draw_phases,
-    "time": draw_lifetime,
-    "scaling": draw_scaling,
-    "pareto": draw_pareto,
-    "staleness": draw_staleness,
-    "ceilings": draw_limits,
-    "prediction": draw_prediction,
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a class or group; `draw` returns None where there is nothing to draw."""
+
+    caption: str
+    draw: Callable[[Scene], Figure | None]
+
+
+PICTURES = {
+    "panels": Picture(N_("Loss, accuracy, throughput and memory of each epoch"), draw_epoch_panels),
+    "throughput": Picture(N_("Throughput"), draw_throughput),
+    "accuracy": Picture(N_("Validation accuracy"), draw_accuracy),
+    "learning": Picture(N_("Accuracy over training steps"), draw_learning),
+    "loss": Picture(N_("Training loss"), draw_loss),
+    "epochtime": Picture(N_("Seconds per epoch"), draw_epoch_time),
+    "communication": Picture(N_("Communication overhead"), draw_communication),
+    "phases": Picture(N_("Time per phase"), draw_phases),
+    "time": Picture(N_("Time accounting"), draw_lifetime),
+    "scaling": Picture(N_("Scaling"), draw_scaling),
+    "pareto": Picture(N_("Throughput against accuracy"), draw_pareto),
+    "staleness": Picture(N_("Staleness"), draw_staleness),
+    "ceilings": Picture(N_("Distance to the limits"), draw_limits),
+    "prediction": Picture(N_("Predicted against measured"), draw_prediction),
 }
 
 
 SUMMARY_PICTURE = "summary"
+CAPTIONS = {SUMMARY_PICTURE: N_("Summary"), **{name: each.caption for name, each in PICTURES.items()}}
 SCENES_PER_WORKER = 3  # a worker needs a second to start: with fewer it does not pay
 
 
@@ -79,18 +88,25 @@ def draw_all_pictures(
     found: Sequence[Scene],
     rows: Sequence[ReportRow],
     title: str,
-    words: Words,
+    language: Language,
     problems: list[str],
 ) -> list[ScenePictures]:
     """Draw the summary, and every picture of every class and group; remove those of an earlier report.
 
     Without a font that has the signs of the language the pictures are in English, which `problems` is told.
     """
-    needed = not all(map(needs_no_chinese_font, (words.title, title, *(scene.title for scene in found))))
+    needed = not all(
+        map(
+            needs_no_chinese_font,
+            (language.text("Report: {sweeps}"), title, *(scene.title for scene in found)),
+        )
+    )
     font = chinese_font() if needed else None
-    spoken = words if font is not None or needs_no_chinese_font(words.title) else ENGLISH
+    spoken = (
+        language if font is not None or needs_no_chinese_font(language.text("Report: {sweeps}")) else ENGLISH
+    )
     readable = [_with_drawable_title(scene, font, spoken) for scene in found]
-    if spoken is not words or any(a.title != b.title for a, b in zip(found, readable, strict=True)):
+    if spoken != language or any(a.title != b.title for a, b in zip(found, readable, strict=True)):
         problems.append(
             f"no font with Chinese signs was found, so pictures do without. {FONT_ADVICE}{FONT_VARIABLE}"
         )
@@ -115,14 +131,15 @@ def draw_all_pictures(
 def draw_scene_pictures(folder: Path, scene: Scene, name: str, *, font: PlotFont | None) -> ScenePictures:
     """Draw every picture of one scene."""
     pictures = ScenePictures(title=scene.title)
-    for picture, draw in PICTURES.items():
+    for name_of_picture, picture in PICTURES.items():
         with drawing_style(font):
-            drawn = draw(scene)
+            drawn = picture.draw(scene)
             if drawn is None:
-                pictures.left_out.append(picture)
+                pictures.left_out.append(name_of_picture)
                 continue
-            save_figure(drawn, folder / f"{name}.{picture}")
-            pictures.files[picture] = f"plots/{name}.{picture}"
+            set_title(drawn, f"{scene.language.text(picture.caption)} – {scene.title}")
+            save_figure(drawn, folder / f"{name}.{name_of_picture}")
+            pictures.files[name_of_picture] = f"plots/{name}.{name_of_picture}"
     return pictures
 
 
@@ -136,17 +153,19 @@ def remove_old_pictures(folder: Path, made: list[ScenePictures]) -> list[ScenePi
 
 
 def _draw_summary_picture(
-    folder: Path, rows: Sequence[ReportRow], title: str, words: Words, font: PlotFont | None
+    folder: Path, rows: Sequence[ReportRow], title: str, language: Language, font: PlotFont | None
 ) -> ScenePictures:
     pictures = ScenePictures(title=title)
     with drawing_style(font):
-        drawn = draw_summary(rows, title if font or needs_no_chinese_font(title) else file_slug(title), words)
+        drawn = draw_summary(rows, language)
         if drawn is not None:
+            drawable = title if font or needs_no_chinese_font(title) else file_slug(title)
+            set_title(drawn, f"{language.text(CAPTIONS[SUMMARY_PICTURE])} – {drawable}")
             save_figure(drawn, folder / SUMMARY_PICTURE)
             pictures.files[SUMMARY_PICTURE] = f"plots/{SUMMARY_PICTURE}"
     return pictures
 
 
-def _with_drawable_title(scene: Scene, font: PlotFont | None, words: Words) -> Scene:
+def _with_drawable_title(scene: Scene, font: PlotFont | None, language: Language) -> Scene:
     title = scene.title if font is not None or needs_no_chinese_font(scene.title) else file_slug(scene.title)
-    return dataclasses.replace(scene, title=title, words=words)
+    return dataclasses.replace(scene, title=title, language=language)

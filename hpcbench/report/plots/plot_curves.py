@@ -16,7 +16,10 @@ from matplotlib.ticker import MaxNLocator
 from hpcbench.analysis.result_columns import ReportRow
 from hpcbench.report.plots.plot_style import COLOURS, GREY, PLOT_IN, name_legend, names_width_in, new_figure
 from hpcbench.report.scenes import Scene
+from hpcbench.report.translations import N_
 
+BAND_EXPLANATION = N_("line: mean over repeats; band: lowest to highest")
+EPOCH_END_EXPLANATION = N_("dotted: end of an epoch")
 LINES_PER_PANEL = len(COLOURS)
 PANEL_HEIGHT_IN = 2.9
 LINE_WIDTH, STRIPE_WIDTH = 1.4, 1.1  # in points
@@ -34,7 +37,7 @@ class TrainingCurve:
 
 
 def draw_curve_panels(
-    title: str, rows: list[ReportRow], curve: Callable[[ReportRow], TrainingCurve], x_label: str, y_label: str
+    rows: list[ReportRow], curve: Callable[[ReportRow], TrainingCurve], x_label: str, y_label: str
 ) -> tuple[Figure, list[Axes]]:
     """Draw the curve of each row; panels share their axes, so that they can be compared."""
     curves = [curve(row) for row in rows]
@@ -42,7 +45,7 @@ def draw_curve_panels(
     starts = panel_starts(len(rows))
     panels = len(starts) - 1
     drawn = new_figure(
-        PLOT_IN + names_width_in(names) + 0.8, (4.0 if panels == 1 else PANEL_HEIGHT_IN * panels + 0.8), title
+        PLOT_IN + names_width_in(names) + 0.8, (4.0 if panels == 1 else PANEL_HEIGHT_IN * panels + 0.8)
     )
     grid = drawn.subplots(panels, 1, sharex=True, sharey=True, squeeze=False)
     marker = "o" if max(len(c.x) for c in curves) <= 30 else ""
@@ -147,10 +150,11 @@ class StepAxis:
     @property
     def label(self) -> str:
         """What the axis counts."""
-        words = self.scene.words.labels
         if not self.counts_steps:
-            return words["epochs_trained"]
-        return words["step_bins" if self.bin_steps > 1 else "step"].format(n=self.bin_steps)
+            return self.scene.language.text("Epochs trained")
+        if self.bin_steps > 1:
+            return self.scene.language.text("Training step (each point: mean of {n} steps)", n=self.bin_steps)
+        return self.scene.language.text("Training step")
 
     def mark_epochs(self, axes: Axes) -> None:
         """Draw a dotted line where each epoch ends, every so many where they are too many to see."""

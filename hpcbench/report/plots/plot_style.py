@@ -96,7 +96,7 @@ def _font_named_by_user(named: str) -> PlotFont:
         try:
             return _font_of_file(path)
         except (RuntimeError, OSError) as error:
-            raise input_error("this is no font", key=FONT_VARIABLE, found=named) from error
+            raise input_error("not a font file", key=FONT_VARIABLE, found=named) from error
     if named not in _known_families():
         raise input_error(
             "no such font",
@@ -153,12 +153,15 @@ def drawing_style(further_font: PlotFont | None = None) -> Iterator[None]:
         yield
 
 
-def new_figure(width_in: float, height_in: float, title: str) -> Figure:
-    """Return an empty figure whose title fits its width."""
-    made = Figure(figsize=(width_in, height_in), layout="constrained")
-    lines = textwrap.wrap(title, max(20, int(width_in / (CHARACTER_IN * 1.25))))
-    made.suptitle("\n".join(lines), fontsize=11, fontweight="bold")
-    return made
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """Return an empty figure."""
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def set_title(drawn: Figure, title: str) -> None:
+    """Give a figure a title that fits its width."""
+    lines = textwrap.wrap(title, max(20, int(drawn.get_figwidth() / (CHARACTER_IN * 1.25))))
+    drawn.suptitle("\n".join(lines), fontsize=11, fontweight="bold")
 
 
 def shorten_name(name: str) -> str:
