@@ -19,6 +19,9 @@ from hpcbench.report.table_cells import rows_by_class, sample_unit
 from hpcbench.report.translations import Language
 from hpcbench.sweep.run_spec import Group
 
+EPOCH_METRICS = ("train_loss", "acc_pct", "throughput_samples_s", "peak_mem_mb")
+ZERO_BASED_METRICS = ("throughput_samples_s", "peak_mem_mb")  # what is compared by ratio
+
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:

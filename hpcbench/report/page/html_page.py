@@ -30,7 +30,7 @@ from hpcbench.report.page.page_entries import (
     spec_texts,
 )
 from hpcbench.report.report_sentences import class_conclusion, methods_paragraph
-from hpcbench.report.scenes import Scene
+from hpcbench.report.scenes import ZERO_BASED_METRICS, Scene
 from hpcbench.report.statistics_tables import STATISTICS_NOTE, SceneStatistics, statistics_table
 from hpcbench.report.study_tables import PUBLISHED_NOTE, ReportTable
 from hpcbench.report.table_cells import METRIC_TITLES, PHASE_NAMES, RANKING_NOTE, rows_by_class, sample_unit
@@ -40,7 +40,6 @@ CURVES_AT_FIRST = 8  # of a section; the others wait to be switched on
 PAGE_COLOURS = 7  # --c0 to --c6 in report.css, for light and for dark
 CURVE_DASHES = ("solid", "dash", "dot", "dashdot")
 LEGEND_DASHES = ("", "8 4", "2 3", "8 3 2 3")
-FROM_ZERO = ("throughput_samples_s", "peak_mem_mb")  # axes of quantities that are compared by ratio
 SMALLEST_NAMED_SHARE_PCT = 5  # of a phase that is worth a word
 
 
@@ -209,7 +208,7 @@ def _chart(metric: str, unit: str, language: Language) -> dict[str, Any]:
     label = language.text(METRIC_TITLES[metric], unit=unit)
     x = language.text("Training step") if metric == "step_loss" else language.text("Epoch")
     y = language.text("Training loss") if metric == "step_loss" else label
-    return {"metric": metric, "title": label, "x": x, "y": y, "zero": metric in FROM_ZERO}
+    return {"metric": metric, "title": label, "x": x, "y": y, "zero": metric in ZERO_BASED_METRICS}
 
 
 def _experiment_entries(

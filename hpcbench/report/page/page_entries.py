@@ -22,12 +22,12 @@ from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.analysis.results_loading import LoadedResults, LoadedRun
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.report.report_sentences import without_load
+from hpcbench.report.scenes import EPOCH_METRICS
 from hpcbench.report.table_cells import EMPTY_CELL, LIFETIME_NAMES, PHASE_NAMES, STATE_NAMES, format_number
 from hpcbench.report.translations import Language
 from hpcbench.runs.results_folder import RunFolder
 
 PAGE_CURVE_DIGITS = 5
-EPOCH_METRICS = ("train_loss", "acc_pct", "throughput_samples_s", "peak_mem_mb")
 STEP_METRIC = "step_loss"
 CURVE_STATISTICS = ("mean", "min", "max")
 

@@ -8,14 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from hpcbench.analysis.result_columns import ReportRow
-from hpcbench.report.plots.plot_curves import BAND_EXPLANATION, TrainingCurve, line_widths, line_zorder
+from hpcbench.report.plots.plot_curves import (
+    BAND_EXPLANATION,
+    TrainingCurve,
+    epoch_curve,
+    line_widths,
+    line_zorder,
+)
 from hpcbench.report.plots.plot_style import COLOURS, new_figure, shorten_name
-from hpcbench.report.scenes import Scene
+from hpcbench.report.scenes import EPOCH_METRICS, ZERO_BASED_METRICS, Scene
 from hpcbench.report.table_cells import METRIC_TITLES
 
-PANEL_METRICS = ("train_loss", "acc_pct", "throughput_samples_s", "peak_mem_mb")
-ZERO_BASED_METRICS = ("throughput_samples_s", "peak_mem_mb")  # what is compared by ratio
 LINE_DASHES: tuple[tuple[float, tuple[float, ...]], ...] = (
     (0, ()),
     (0, (4, 2)),
@@ -30,7 +33,7 @@ HEADROOM = 0.08  # above what is drawn from zero
 
 def draw_epoch_panels(scene: Scene) -> Figure | None:
     """Draw 2 x 2 panels; a panel of which nothing is known is left away, others take its place."""
-    metrics = [metric for metric in PANEL_METRICS if scene.epochs[metric].notna().any()]
+    metrics = [metric for metric in EPOCH_METRICS if scene.epochs[metric].notna().any()]
     rows = [row for row in scene.rows if any(row in scene.with_values(scene.epochs, m) for m in metrics)]
     if not rows:
         return None
@@ -41,7 +44,7 @@ def draw_epoch_panels(scene: Scene) -> Figure | None:
     drawn = new_figure(PANEL_SIZE_IN[0] * across, height)
     grid = list(drawn.subplots(down, across, squeeze=False).flat)
     for axes, metric in zip(grid, metrics, strict=False):
-        curves = {place: _epoch_curve(scene, row, metric) for place, row in enumerate(rows)}
+        curves = {place: epoch_curve(scene, row, metric) for place, row in enumerate(rows)}
         curves = {place: curve for place, curve in curves.items() if curve.x}
         widths = line_widths(list(curves.values()))
         for (place, curve), width in zip(curves.items(), widths, strict=True):
@@ -77,14 +80,6 @@ def _line_look(place: int) -> dict[str, Any]:
         "color": COLOURS[place % len(COLOURS)],
         "linestyle": LINE_DASHES[place // len(COLOURS) % len(LINE_DASHES)],
     }
-
-
-def _epoch_curve(scene: Scene, row: ReportRow, metric: str) -> TrainingCurve:
-    known = scene.of(row, scene.epochs).dropna(subset=[metric])
-    over = known.groupby("epoch")[metric].agg(["mean", "min", "max"]).astype(float)
-    return TrainingCurve(
-        [int(epoch) for epoch in over.index], *(over[name].to_list() for name in over.columns)
-    )
 
 
 def _draw_line(axes: Any, curve: TrainingCurve, place: int, width: float) -> None:

@@ -25,10 +25,9 @@ from hpcbench.report.plots.pareto_plot import draw_pareto
 from hpcbench.report.plots.plot_style import (
     FONT_ADVICE,
     FONT_VARIABLE,
-    PlotFont,
-    chinese_font,
+    can_draw,
+    chinese_font_families,
     drawing_style,
-    needs_no_chinese_font,
     save_figure,
     set_title,
 )
@@ -93,30 +92,26 @@ def draw_all_pictures(
 ) -> list[ScenePictures]:
     """Draw the summary, and every picture of every class and group; remove those of an earlier report.
 
-    Without a font that has the signs of the language the pictures are in English, which `problems` is told.
+    Without a font for the language the pictures are in English, and `problems` gets a sentence about it.
     """
-    needed = not all(
-        map(
-            needs_no_chinese_font,
-            (language.text("Report: {sweeps}"), title, *(scene.title for scene in found)),
-        )
-    )
-    font = chinese_font() if needed else None
-    spoken = (
-        language if font is not None or needs_no_chinese_font(language.text("Report: {sweeps}")) else ENGLISH
-    )
-    readable = [_with_drawable_title(scene, font, spoken) for scene in found]
+    needed = language.text("Report: {sweeps}")
+    plain = all(map(can_draw, (needed, title, *(scene.title for scene in found))))
+    families = [] if plain else chinese_font_families()
+    spoken = language if can_draw(needed, families) else ENGLISH
+    readable = [
+        dataclasses.replace(scene, title=_drawable(scene.title, families), language=spoken) for scene in found
+    ]
     if spoken != language or any(a.title != b.title for a, b in zip(found, readable, strict=True)):
         problems.append(
-            f"no font with Chinese signs was found, so pictures do without. {FONT_ADVICE}{FONT_VARIABLE}"
+            f"no font has all characters of the pictures, so they do without. {FONT_ADVICE}{FONT_VARIABLE}"
         )
     names = [
         name
         for name in distinct_slugs([SUMMARY_PICTURE, *(scene.name for scene in found)])
         if name != SUMMARY_PICTURE
     ]
-    made = [_draw_summary_picture(folder, rows, title, spoken, font)]
-    draw = partial(draw_scene_pictures, folder, font=font)
+    made = [_draw_summary_picture(folder, rows, _drawable(title, families), spoken, chinese=bool(families))]
+    draw = partial(draw_scene_pictures, folder, chinese=bool(families))
     workers = min(len(os.sched_getaffinity(0)), len(readable) // SCENES_PER_WORKER)
     if workers > 1:
         # Not fork: other libraries have threads of their own by now.
@@ -128,11 +123,11 @@ def draw_all_pictures(
     return remove_old_pictures(folder, made)
 
 
-def draw_scene_pictures(folder: Path, scene: Scene, name: str, *, font: PlotFont | None) -> ScenePictures:
+def draw_scene_pictures(folder: Path, scene: Scene, name: str, *, chinese: bool) -> ScenePictures:
     """Draw every picture of one scene."""
     pictures = ScenePictures(title=scene.title)
     for name_of_picture, picture in PICTURES.items():
-        with drawing_style(font):
+        with drawing_style(chinese=chinese):
             drawn = picture.draw(scene)
             if drawn is None:
                 pictures.left_out.append(name_of_picture)
@@ -153,19 +148,17 @@ def remove_old_pictures(folder: Path, made: list[ScenePictures]) -> list[ScenePi
 
 
 def _draw_summary_picture(
-    folder: Path, rows: Sequence[ReportRow], title: str, language: Language, font: PlotFont | None
+    folder: Path, rows: Sequence[ReportRow], title: str, language: Language, *, chinese: bool
 ) -> ScenePictures:
     pictures = ScenePictures(title=title)
-    with drawing_style(font):
+    with drawing_style(chinese=chinese):
         drawn = draw_summary(rows, language)
         if drawn is not None:
-            drawable = title if font or needs_no_chinese_font(title) else file_slug(title)
-            set_title(drawn, f"{language.text(CAPTIONS[SUMMARY_PICTURE])} – {drawable}")
+            set_title(drawn, f"{language.text(CAPTIONS[SUMMARY_PICTURE])} – {title}")
             save_figure(drawn, folder / SUMMARY_PICTURE)
             pictures.files[SUMMARY_PICTURE] = f"plots/{SUMMARY_PICTURE}"
     return pictures
 
 
-def _with_drawable_title(scene: Scene, font: PlotFont | None, language: Language) -> Scene:
-    title = scene.title if font is not None or needs_no_chinese_font(scene.title) else file_slug(scene.title)
-    return dataclasses.replace(scene, title=title, language=language)
+def _drawable(title: str, families: Sequence[str]) -> str:
+    return title if can_draw(title, families) else file_slug(title)

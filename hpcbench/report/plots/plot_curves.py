@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -34,6 +35,18 @@ class TrainingCurve:
     mean: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
+
+
+def curve_over_repeats(groups: Any) -> TrainingCurve:
+    """Return mean, lowest and highest value of each group of a series; groups are named by their x."""
+    over = groups.agg(["mean", "min", "max"]).astype(float)
+    return TrainingCurve(over.index.to_list(), *(over[name].to_list() for name in ("mean", "min", "max")))
+
+
+def epoch_curve(scene: Scene, row: ReportRow, column: str) -> TrainingCurve:
+    """Return the curve of a column over epochs."""
+    known = scene.of(row, scene.epochs).dropna(subset=[column])
+    return curve_over_repeats(known.groupby("epoch")[column])
 
 
 def draw_curve_panels(
@@ -142,10 +155,10 @@ class StepAxis:
         known = self.scene.of(row, self.scene.steps).dropna(subset=[column])
         bins = (known["step"] // self.bin_steps).rename("bin")
         repeats = known.groupby(["repeat", bins])[column].mean()
-        over = repeats.groupby("bin").agg(["mean", "min", "max"]).astype(float)
-        middles = [float(number) * self.bin_steps + (self.bin_steps + 1) / 2 for number in over.index]
+        over = curve_over_repeats(repeats.groupby("bin"))
+        middles = [float(number) * self.bin_steps + (self.bin_steps + 1) / 2 for number in over.x]
         x = middles if self.counts_steps else [step / row["steps_per_epoch"] for step in middles]
-        return TrainingCurve(x, over["mean"].to_list(), over["min"].to_list(), over["max"].to_list())
+        return replace(over, x=x)
 
     @property
     def label(self) -> str:

@@ -12,8 +12,8 @@ from hpcbench.report.plots.plot_curves import (
     BAND_EXPLANATION,
     EPOCH_END_EXPLANATION,
     StepAxis,
-    TrainingCurve,
     draw_curve_panels,
+    epoch_curve,
     panel_starts,
 )
 from hpcbench.report.plots.plot_style import COLOURS
@@ -25,17 +25,9 @@ def draw_accuracy(scene: Scene) -> Figure | None:
     rows = scene.with_values(scene.epochs, "acc_pct")
     if not rows:
         return None
-
-    def curve(row: ReportRow) -> TrainingCurve:
-        known = scene.of(row, scene.epochs).dropna(subset=["acc_pct"])
-        over = known.groupby("epoch")["acc_pct"].agg(["mean", "min", "max"]).astype(float)
-        return TrainingCurve(
-            over.index.to_list(), over["mean"].to_list(), over["min"].to_list(), over["max"].to_list()
-        )
-
     drawn, _ = draw_curve_panels(
         rows,
-        curve,
+        lambda row: epoch_curve(scene, row, "acc_pct"),
         f"{scene.language.text('Epoch')} ({scene.language.text(BAND_EXPLANATION)})",
         scene.language.text("Validation accuracy (%)"),
     )
