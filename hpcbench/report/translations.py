@@ -6,7 +6,7 @@ import gettext
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, reduce
-from importlib import resources
+from pathlib import Path
 
 from hpcbench.errors import input_error
 
@@ -28,10 +28,6 @@ class Language:
         """Return a text in this language, with values in its placeholders."""
         translated = _catalogue(self.code).gettext(message)
         return translated.format(**values) if values else translated
-
-    def plural(self, one: str, many: str, n: int) -> str:
-        """Return the text for a number of things, `{n}` in it."""
-        return _catalogue(self.code).ngettext(one, many, n).format(n=n)
 
     def in_context(self, context: str, message: str) -> str:
         """Return the text of a message whose English has several meanings."""
@@ -77,6 +73,4 @@ def language_of(code: str) -> Language:
 def _catalogue(code: str) -> gettext.NullTranslations:
     if code == ENGLISH.code:
         return gettext.NullTranslations()
-    folder = resources.files("hpcbench.report") / "locale" / code / "LC_MESSAGES"
-    with (folder / "hpcbench.mo").open("rb") as file:
-        return gettext.GNUTranslations(file)
+    return gettext.translation("hpcbench", Path(__file__).with_name("locale"), [code])

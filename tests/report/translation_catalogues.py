@@ -17,7 +17,7 @@ from hpcbench.report.translations import ENGLISH, LANGUAGES
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "hpcbench"
-TEXT_FUNCTIONS = {"text": 1, "N_": 1, "plural": 2}  # function -> how many of its first arguments are texts
+TEXT_FUNCTIONS = ("text", "N_")
 
 
 def extracted() -> Catalog:
@@ -36,17 +36,18 @@ def extracted() -> Catalog:
     return catalog
 
 
-def _messages_of_code(tree: ast.AST) -> Iterator[tuple[str | tuple[str, ...], str | None]]:
+def _messages_of_code(tree: ast.AST) -> Iterator[tuple[str, str | None]]:
     """Yield texts with their contexts; calls in f-strings too, which Babel's own extractor passes over."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
         texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
+        texts = [text for text in texts if isinstance(text, str)]
         if name == "in_context" and len(texts) == 2:
             yield texts[1], texts[0]
-        elif texts and len(texts) >= (needed := TEXT_FUNCTIONS.get(name, 99)) and isinstance(texts[0], str):
-            yield (texts[0] if needed == 1 else tuple(texts[:needed])), None
+        elif name in TEXT_FUNCTIONS and texts and isinstance(node.args[0], ast.Constant):
+            yield texts[0], None
 
 
 def catalogue_path(language: str) -> Path:
