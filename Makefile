@@ -1,10 +1,10 @@
-# make setup|demo|test|test-slurm|test-containers|pin-base|check|bench|bench-slurm|docs|slurm-up|slurm-down|clean        everything lives in .venv/
+# make setup|demo|test|test-slurm|test-containers|pin-base|check|bench|bench-slurm|docs|translations|slurm-up|slurm-down|clean        everything lives in .venv/
 PYTHON ?= python3
 BIN    := .venv/bin
 # Results folder of the demo: `make demo RESULTS=elsewhere` keeps several.
 RESULTS ?= results
 
-.PHONY: setup demo test test-slurm test-containers pin-base check bench bench-slurm docs slurm-up slurm-down clean
+.PHONY: setup demo test test-slurm test-containers pin-base check bench bench-slurm docs translations slurm-up slurm-down clean
 .DEFAULT_GOAL := demo
 
 setup: .venv/.done
@@ -52,6 +52,9 @@ bench-slurm: setup     ## what hpcbench adds to Slurm's own times: root on Debia
 
 docs: setup
 	$(BIN)/mkdocs build --strict --site-dir build/site
+
+translations: setup    ## new texts of reports into the catalogues, which are compiled
+	$(BIN)/python -m tests.report.translation_catalogues
 
 clean:                 ## removes what was built; results stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

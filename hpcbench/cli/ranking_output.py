@@ -28,7 +28,7 @@ from hpcbench.report.table_cells import (
     rows_by_class,
     sample_unit,
 )
-from hpcbench.report.words_en import ENGLISH
+from hpcbench.report.translations import ENGLISH
 
 SHORTEST_NAME_COLUMNS = 8  # columns; no terminal that anybody uses asks for less
 CELL_READERS: dict[str, Callable[[str], Any]] = {NUMBER: float, WHOLE: int}
@@ -58,16 +58,27 @@ def print_ranking(rows: Sequence[ReportRow], console: Console) -> None:
         left_out |= {
             figure_title(c, ENGLISH, unit): None for c in columns_with_content(members) if c not in columns
         }
-        console.print(Text(label or ENGLISH.unreadable, style="bold"), no_wrap=True, overflow="ellipsis")
+        console.print(
+            Text(label or ENGLISH.text("unreadable"), style="bold"), no_wrap=True, overflow="ellipsis"
+        )
         excess = _table_width(_ranking_table(columns, members, console), console) - console.width
         console.print(_ranking_table(columns, members, console, cut=max(0, excess)))
     if left_out:
-        told = ENGLISH.more_columns.format(columns=ENGLISH.joiner.join(left_out))
+        told = ENGLISH.text("More columns in ranking.csv: {columns}.", columns=ENGLISH.comma.join(left_out))
         console.print(Text(to_console_encoding(told, console), style="dim"))
     if not rows:
-        console.print(Text(ENGLISH.nothing))
+        console.print(Text(ENGLISH.text("No run has written records yet.")))
     if any(row["rank"] != row["rank_high"] for row in rows):
-        console.print(Text(to_console_encoding(ENGLISH.ties, console)))
+        console.print(
+            Text(
+                to_console_encoding(
+                    ENGLISH.text(
+                        "A range of ranks is a tie: no difference inside it is supported (docs/report.md)."
+                    ),
+                    console,
+                )
+            )
+        )
 
 
 def _fitting_columns(rows: list[ReportRow], console: Console) -> list[Figure]:
@@ -135,7 +146,7 @@ def print_findings(findings: Sequence[Finding], console: Console, *, only: Sever
         head = Text.assemble((severity.upper(), SEVERITY_STYLES[severity]), "  ", (code, "bold"))
         console.print(head)
         for each in group:
-            row = " ".join(each.rows) or ENGLISH.all_rows
+            row = " ".join(each.rows) or ENGLISH.text("all rows")
             console.print(Text(to_console_encoding(f"  {row}: {each.message}", console)), soft_wrap=True)
         console.print(Text(to_console_encoding(f"  -> {advice}", console), style="dim"), soft_wrap=True)
     console.print(Text(findings_summary(findings)))

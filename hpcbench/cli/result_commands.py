@@ -19,6 +19,7 @@ from hpcbench.cli.arguments import (
     non_negative,
     positive_count,
 )
+from hpcbench.report.translations import LANGUAGES
 from hpcbench.runs.results_folder import ResultsFolder
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def add_collect(commands: Commands) -> None:
         metavar="COLUMN",
         help="what decides (throughput_samples_s)",
     )
-    add("--lang", choices=("en", "zh"), default="en", help="language of the report (en)")
+    add("--lang", choices=tuple(LANGUAGES), default="en", help="language of the report (en)")
     add(
         "--target-acc",
         type=non_negative,

@@ -24,7 +24,6 @@ from hpcbench.audit.rule_table import RUN_CHECKS
 from hpcbench.catalog import MODEL_BLOCKS
 from hpcbench.errors import InputError, input_error
 from hpcbench.report.findings_report import findings_csv, findings_markdown
-from hpcbench.report.languages import words_of_language
 from hpcbench.report.limit_tables import limit_tables, limits_csv
 from hpcbench.report.markdown_report import (
     MarkdownReport,
@@ -39,7 +38,7 @@ from hpcbench.report.report_files import read_digest_cache, replace_file, report
 from hpcbench.report.scenes import build_scenes
 from hpcbench.report.statistics_tables import scene_statistics, statistics_csv
 from hpcbench.report.study_tables import study_tables
-from hpcbench.report.words import Words
+from hpcbench.report.translations import Language, language_of
 from hpcbench.runs.record_writer import write_atomically
 from hpcbench.runs.results_folder import ResultsFolder, open_results_folder
 from hpcbench.sweep.run_spec import Group
@@ -68,12 +67,12 @@ def collect_results(
     """Merge the records of results folders into the report of the last one. Safe while jobs run.
 
     Raises InputError for a folder that holds no results, a column that can't rank, a language that is not
-    spoken, or a report that can't be written.
+    language, or a report that can't be written.
     """
     if not folders:
         raise input_error("no results folder to collect", allowed="one or more of results/<sweep>")
     check_rank_by(rank_by)
-    spoken = words_of_language(lang)
+    language = language_of(lang)
     sources = [open_results_folder(path) for path in folders]
     with report_folder(sources[-1].report) as report, garbage_collection_off():
         loaded = load_results(
@@ -90,11 +89,11 @@ def collect_results(
             plain_rows(ranking.frame), loaded, target_pct=target_pct,
             cost_per_device_hour=cost_per_device_hour, standings=reached,
         )  # fmt: skip
-        found = build_scenes(loaded, rows, groups, spoken, reached, with_steps=pictures)
+        found = build_scenes(loaded, rows, groups, language, reached, with_steps=pictures)
         sweeps = ", ".join(dict.fromkeys(source.path.resolve().name for source in sources))
         plots = report / "plots"
         drawn = (
-            draw_all_pictures(plots, found, rows, sweeps, spoken, problems)
+            draw_all_pictures(plots, found, rows, sweeps, language, problems)
             if pictures
             else remove_old_pictures(plots, [])
         )
@@ -102,14 +101,14 @@ def collect_results(
         values = values_by_block(loaded.runs, rank_by)
         content = PageContent(
             loaded=loaded, ranking=ranking, rows=rows, scenes=found, findings=findings, problems=problems,
-            incomplete=incomplete_repeat_lines(loaded.runs, spoken),
-            studies=study_tables(rows, loaded, spoken),
-            limits=limit_tables(reached, loaded.ceilings, rows, spoken),
+            incomplete=incomplete_repeat_lines(loaded.runs, language),
+            studies=study_tables(rows, loaded, language),
+            limits=limit_tables(reached, loaded.ceilings, rows, language),
             statistics=[each for scene in found if (each := scene_statistics(scene, values, rank_by))],
         )  # fmt: skip
         if reached:
             write_atomically(report / "ceilings.csv", limits_csv(reached))
-        _write_texts(report, content, drawn, spoken)
+        _write_texts(report, content, drawn, language)
     return CollectedReport(
         report=report,
         ranking=ranking.frame,
@@ -119,20 +118,20 @@ def collect_results(
     )
 
 
-def _write_texts(report: Path, content: PageContent, drawn: list[ScenePictures], spoken: Words) -> None:
+def _write_texts(report: Path, content: PageContent, drawn: list[ScenePictures], language: Language) -> None:
     """Write what people read, and the tables for programs; `ranking.csv` last."""
     frame = content.ranking.frame
-    listed = findings_markdown(content.findings, spoken)
+    listed = findings_markdown(content.findings, language)
     page = MarkdownReport(
         ranking=content.ranking, runs=content.loaded.runs, rows=content.rows, findings=listed,
         statistics=content.statistics, studies=content.studies, limits=content.limits, pictures=drawn,
         problems=content.problems,
     )  # fmt: skip
-    write_atomically(report / "report.md", markdown_report(page, spoken))
-    write_atomically(report / "ranking.md", f"{ranking_markdown(frame, spoken)}\n{listed}")
+    write_atomically(report / "report.md", markdown_report(page, language))
+    write_atomically(report / "ranking.md", f"{ranking_markdown(frame, language)}\n{listed}")
     write_atomically(report / "findings.csv", findings_csv(content.findings))
     write_atomically(report / "statistics.csv", statistics_csv(content.statistics))
-    write_atomically(report / "report.html", html_page(content, spoken))
+    write_atomically(report / "report.html", html_page(content, language))
     # Last: whoever finds a ranking that is newer than the records finds a whole report.
     write_atomically(report / "ranking.csv", ranking_csv(frame))
 

@@ -13,8 +13,13 @@ from typing import Any
 from hpcbench.audit.audit_findings import Finding, FindingScope, Severity
 from hpcbench.audit.rule_table import ALL_RULES
 from hpcbench.report.table_cells import escape_markdown
-from hpcbench.report.words import Words
+from hpcbench.report.translations import ENGLISH, N_, Language
 
+SEVERITY_NAMES = {
+    Severity.ERROR: N_("error"),
+    Severity.WARNING: N_("warning"),
+    Severity.NOTE: N_("note"),
+}
 FINDINGS_CSV_COLUMNS = ("severity", "code", "scope", "rows", "message", "advice", "figures")
 
 
@@ -50,33 +55,33 @@ def read_findings(path: Path) -> list[Finding]:
     ]
 
 
-def rule_texts(words: Words) -> dict[str, tuple[str, str]]:
-    """Return what is wrong and what to do, of each rule, as a language says it."""
-    return {rule.code: (rule.what, rule.advice) for rule in ALL_RULES} | words.rules
+def rule_texts(language: Language) -> dict[str, tuple[str, str]]:
+    """Return what is wrong and what to do, of each rule, in a language."""
+    return {rule.code: (language.text(rule.what), language.text(rule.advice)) for rule in ALL_RULES}
 
 
-def findings_markdown(findings: Sequence[Finding], words: Words) -> str:
+def findings_markdown(findings: Sequence[Finding], language: Language) -> str:
     """Return findings as a section of a report, worst first; nothing where there are none.
 
     What was seen stands as the rule states it; in other languages, what is wrong stands before it.
     """
     if not findings:
         return ""
-    told = rule_texts(words)
-    parts = [f"## {escape_markdown(words.page['findings'])}\n"]
+    told = rule_texts(language)
+    parts = [f"## {escape_markdown(language.text('Findings'))}\n"]
     for (severity, code, advice), group in groupby(findings, lambda f: (f.severity, f.code, f.advice)):
         what, todo = told.get(code, ("", advice))
-        sentences = [what, todo] if code in words.rules else [todo]
-        lines = [f"- {_row_names(each, words)}{words.colon}{escape_markdown(each.message)}" for each in group]
-        head = f"**{words.severities[severity]}{words.colon}{code}{words.stop}**"
-        parts.append(
-            f"{head} {escape_markdown(words.sentence_space.join(sentences))}\n\n" + "\n".join(lines) + "\n"
-        )
+        sentences = [todo] if language == ENGLISH or not what else [what, todo]
+        lines = [
+            f"- {_row_names(each, language)}{language.colon}{escape_markdown(each.message)}" for each in group
+        ]
+        head = f"**{language.text(SEVERITY_NAMES[severity])}{language.colon}{code}{language.stop}**"
+        parts.append(f"{head} {escape_markdown(language.sentences(sentences))}\n\n" + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
-def _row_names(finding: Finding, words: Words) -> str:
-    return escape_markdown(" ".join(finding.rows) or words.all_rows)
+def _row_names(finding: Finding, language: Language) -> str:
+    return escape_markdown(" ".join(finding.rows) or language.text("all rows"))
 
 
 OPEN_UP_TO = 12  # findings of a rule that stand open at first
@@ -84,18 +89,22 @@ LONGEST_FIGURES_TEXT = 300  # characters
 
 
 def findings_by_rule(
-    findings: Sequence[Finding], anchors: Mapping[str, str], words: Words
+    findings: Sequence[Finding], anchors: Mapping[str, str], language: Language
 ) -> list[dict[str, Any]]:
     """Return what the template needs; `anchors` are of the experiments in the ranking."""
     by_code: dict[str, list[Finding]] = {}
     for finding in findings:
         by_code.setdefault(finding.code, []).append(finding)
-    told = rule_texts(words)
-    return [_rule_entry(code, told, found, anchors) for code, found in by_code.items()]
+    told = rule_texts(language)
+    return [_rule_entry(code, told, found, anchors, language) for code, found in by_code.items()]
 
 
 def _rule_entry(
-    code: str, told: Mapping[str, tuple[str, str]], found: list[Finding], anchors: Mapping[str, str]
+    code: str,
+    told: Mapping[str, tuple[str, str]],
+    found: list[Finding],
+    anchors: Mapping[str, str],
+    language: Language,
 ) -> dict[str, Any]:
     first = found[0]
     what, advice = told.get(code, ("", first.advice))
@@ -103,6 +112,7 @@ def _rule_entry(
         "code": code,
         "anchor": f"finding-{code}",
         "severity": str(first.severity),
+        "severity_name": language.text(SEVERITY_NAMES[first.severity]),
         "what": what,
         "advice": advice,
         "open": len(found) <= OPEN_UP_TO,

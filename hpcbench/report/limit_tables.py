@@ -17,11 +17,38 @@ from hpcbench.analysis.limit_analysis import MeasuredVsPredicted
 from hpcbench.ceilings.ceiling_records import LinkCeiling
 from hpcbench.ceilings.link_fit import bandwidths, fit_link
 from hpcbench.ceilings.node_ceilings import Ceilings
-from hpcbench.ceilings.step_prediction import MissingCeiling
+from hpcbench.ceilings.step_prediction import LimitingResource, MissingCeiling
 from hpcbench.report.study_tables import ReportTable
 from hpcbench.report.table_cells import EMPTY_CELL, cell_text, format_number, sample_unit
-from hpcbench.report.words import Words
+from hpcbench.report.translations import N_, Language
 
+LIMIT_NAMES = {
+    LimitingResource.COMPUTE: N_("compute"),
+    LimitingResource.INPUT: N_("input"),
+    LimitingResource.LINK: N_("link"),
+    LimitingResource.MEMORY: N_("memory"),
+    LimitingResource.LATENCY: N_("latency"),
+    LimitingResource.EVALUATION: N_("evaluation"),
+}
+LIMIT_EXPLANATIONS = {
+    LimitingResource.COMPUTE: N_("computing takes most of a step"),
+    LimitingResource.INPUT: N_("data loading is the limit"),
+    LimitingResource.LINK: N_("moving gradients and parameters takes most of a step"),
+    LimitingResource.MEMORY: N_("memory is full"),
+    LimitingResource.LATENCY: N_("starting operations and messages takes most of a step, not their size"),
+    LimitingResource.EVALUATION: N_("evaluation takes longer than training"),
+}
+EXCESS_NAMES = {
+    "data_wait": N_("waiting for data"),
+    "work": N_("computing and exchanging"),
+    "other": N_("time outside the named phases"),
+}  # where time beyond the prediction goes
+LIMITS_NOTE = N_(
+    "Predicted from what this node can do at most, each part measured alone: computing, loading, "
+    "sending (docs/ceilings.md). A star marks a prediction for which a ceiling was carried over from "
+    "another batch or another number of ranks. MFU is counted FLOP over the measured rate of matrix "
+    "products."
+)
 EXPLAINED_BELOW = 0.9  # of the prediction: below it the sentence says where the rest goes
 CEILINGS_CSV_COLUMNS = (
     "experiment", "limit", "step_s", "predicted_step_s", "of_predicted_pct", "throughput_samples_s",
@@ -32,29 +59,40 @@ CEILINGS_CSV_COLUMNS = (
 
 
 def limit_tables(
-    standings: Mapping[str, MeasuredVsPredicted], ceilings: Ceilings, rows: Sequence[ReportRow], words: Words
+    standings: Mapping[str, MeasuredVsPredicted],
+    ceilings: Ceilings,
+    rows: Sequence[ReportRow],
+    language: Language,
 ) -> list[ReportTable]:
     """Return a table of limits for each class, how far predictions are off, and the links of the nodes."""
     classes: dict[str, list[ReportRow]] = {}
     for row in rows:
         if row["experiment"] in standings:
             classes.setdefault(str(row["class"]), []).append(row)
-    tables = [_class_table(label, members, standings, words) for label, members in classes.items()]
+    tables = [_class_table(label, members, standings, language) for label, members in classes.items()]
     return [
-        each for each in (*tables, _errors_table(standings, words), _links_table(ceilings, words)) if each
+        each
+        for each in (*tables, _errors_table(standings, language), _links_table(ceilings, language))
+        if each
     ]
 
 
-def limit_sentence(standing: MeasuredVsPredicted, unit: str, words: Words) -> str:
+def limit_sentence(standing: MeasuredVsPredicted, unit: str, language: Language) -> str:
     """Say in one sentence how far a run is from its prediction, what binds, and where the rest goes."""
-    said, limit = words.limits, standing.limit
-    binds = said[f"binds_{limit}"] if limit else ""
+    limit = standing.limit
+    binds = language.text(LIMIT_EXPLANATIONS[limit]) if limit else ""
     if isinstance(standing.predicted, MissingCeiling):
-        return said["unpredicted"].format(missing=standing.predicted.missing, binds=binds) + words.stop
+        return (
+            language.text(
+                "not predicted ({missing}); {binds}", missing=standing.predicted.missing, binds=binds
+            )
+            + language.stop
+        )
     reached = standing.of_predicted
     if reached is None:
-        return said["unmeasured"].format(binds=binds) + words.stop
-    told = said["reached"].format(
+        return language.text("no throughput was measured; {binds}", binds=binds) + language.stop
+    told = language.text(
+        "{pct} % of the {predicted} {unit}/s that its ceilings predict; {binds}",
         pct=f"{100 * reached:.0f}",
         predicted=format_number(standing.predicted.samples_s),
         unit=unit,
@@ -62,8 +100,12 @@ def limit_sentence(standing: MeasuredVsPredicted, unit: str, words: Words) -> st
     )
     excess = standing.excess
     if reached < EXPLAINED_BELOW and excess:
-        told += said["excess"].format(what=said[excess[0]], ms=format_number(1000 * excess[1]))
-    return told + words.stop
+        told += language.text(
+            "; beyond the prediction a step spends {ms} ms on {what}",
+            what=language.text(EXCESS_NAMES[excess[0]]),
+            ms=format_number(1000 * excess[1]),
+        )
+    return told + language.stop
 
 
 def limits_csv(standings: Mapping[str, MeasuredVsPredicted]) -> str:
@@ -96,13 +138,14 @@ def _csv_row(standing: MeasuredVsPredicted) -> dict[str, object]:
 
 
 def _class_table(
-    label: str, rows: Sequence[ReportRow], standings: Mapping[str, MeasuredVsPredicted], words: Words
+    label: str, rows: Sequence[ReportRow], standings: Mapping[str, MeasuredVsPredicted], language: Language
 ) -> ReportTable:
-    said, unit = words.limits, sample_unit(list(rows))
+    unit = sample_unit(list(rows))
     body: list[tuple[str, ...]] = []
     heads = (
-        words.columns["experiment"], f"{unit}/s", said["predicted"].format(unit=unit), said["of_predicted"],
-        words.columns["limit"], words.columns["mfu_pct"], said["said"],
+        language.text("experiment"), f"{unit}/s", language.text("predicted {unit}/s", unit=unit),
+        language.text("% of predicted"),
+        language.text("limit"), language.text("MFU %"), language.text("explanation"),
     )  # fmt: skip
     for row in rows:
         standing = standings[row["experiment"]]
@@ -116,9 +159,9 @@ def _class_table(
             row["experiment"], format_number(standing.samples_s),
             cell_text(FIGURES["predicted_samples_s"], figures) + mark,
             cell_text(FIGURES["of_predicted_pct"], figures),
-            said[f"limit_{standing.limit}"] if standing.limit else EMPTY_CELL,
+            language.text(LIMIT_NAMES[standing.limit]) if standing.limit else EMPTY_CELL,
             cell_text(FIGURES["mfu_pct"], figures),
-            limit_sentence(standing, unit, words),
+            limit_sentence(standing, unit, language),
         ))  # fmt: skip
     return ReportTable(label, heads, body)
 
@@ -132,11 +175,16 @@ def prediction_errors(standings: Mapping[str, MeasuredVsPredicted]) -> dict[str,
     return found
 
 
-def _errors_table(standings: Mapping[str, MeasuredVsPredicted], words: Words) -> ReportTable | None:
-    said, found = words.limits, prediction_errors(standings)
+def _errors_table(standings: Mapping[str, MeasuredVsPredicted], language: Language) -> ReportTable | None:
+    found = prediction_errors(standings)
     if not found:
         return None
-    heads = (words.columns["strategy"], said["runs"], said["median_error"], said["largest_error"])
+    heads = (
+        language.text("strategy"),
+        language.text("runs"),
+        language.text("median error of the step time"),
+        language.text("largest"),
+    )
     body: list[tuple[str, ...]] = [
         (
             strategy, str(len(errors)), f"{100 * statistics.median(map(abs, errors)):.0f} %",
@@ -144,11 +192,10 @@ def _errors_table(standings: Mapping[str, MeasuredVsPredicted], words: Words) ->
         )
         for strategy, errors in sorted(found.items())
     ]  # fmt: skip
-    return ReportTable(said["errors"], heads, body)
+    return ReportTable(language.text("How far predictions are off"), heads, body)
 
 
-def _links_table(ceilings: Ceilings, words: Words) -> ReportTable | None:
-    said = words.limits
+def _links_table(ceilings: Ceilings, language: Language) -> ReportTable | None:
     body: list[tuple[str, ...]] = []
     for record in ceilings.records:
         link = record.ceiling
@@ -164,10 +211,12 @@ def _links_table(ceilings: Ceilings, words: Words) -> ReportTable | None:
             _share_text(fitted.left_out_error), _share_text(fitted.repeatability),
         ))  # fmt: skip
     heads = (
-        said["link"], words.columns["ranks"], said["alpha"], said["algbw"], said["busbw"], said["ranges"],
-        said["tail"], said["left_out"], said["repeatability"],
+        language.text("link"), language.text("ranks"), language.text("latency µs"),
+        language.text("algbw GB/s"), language.text("busbw GB/s"), language.in_context("fit", "lines"),
+        language.text("mean/quartile"),
+        language.text("error at left-out sizes"), language.text("repeatability"),
     )  # fmt: skip
-    return ReportTable(said["links"], heads, body) if body else None
+    return ReportTable(language.text("Links"), heads, body) if body else None
 
 
 def _share_text(value: float | None) -> str:

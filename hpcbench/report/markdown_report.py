@@ -11,11 +11,14 @@ from hpcbench.analysis.figure_registry import ReportRow
 from hpcbench.analysis.ranking import Ranking
 from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.analysis.run_history import RecordedState
-from hpcbench.report.plots.pictures import ScenePictures
+from hpcbench.report.limit_tables import LIMITS_NOTE
+from hpcbench.report.plots.pictures import CAPTIONS, ScenePictures
 from hpcbench.report.report_sentences import class_conclusion, methods_paragraph
-from hpcbench.report.statistics_tables import SceneStatistics, statistics_table
-from hpcbench.report.study_tables import ReportTable
+from hpcbench.report.statistics_tables import STATISTICS_NOTE, SceneStatistics, statistics_table
+from hpcbench.report.study_tables import PUBLISHED_NOTE, ReportTable
 from hpcbench.report.table_cells import (
+    RANKING_NOTE,
+    STATE_NAMES,
     cell_text,
     columns_with_content,
     escape_markdown,
@@ -23,8 +26,7 @@ from hpcbench.report.table_cells import (
     rows_by_class,
     sample_unit,
 )
-from hpcbench.report.words import Words
-from hpcbench.report.words_en import ENGLISH
+from hpcbench.report.translations import ENGLISH, Language
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,47 +44,55 @@ class MarkdownReport:
     problems: Sequence[str]
 
 
-def markdown_report(report: MarkdownReport, words: Words) -> str:
+def markdown_report(report: MarkdownReport, language: Language) -> str:
     """Return the report in Markdown."""
     sweeps = ", ".join(sorted(set(report.runs["sweep"]))) or "–"
     classes = rows_by_class(list(report.rows))
-    parts = [f"# {escape_markdown(words.title.format(sweeps=sweeps))}"]
-    parts += [_class_part(label, rows, report.ranking, words) for label, rows in classes.items()]
-    parts.append(words.notes if classes else words.nothing)
+    parts = [f"# {escape_markdown(language.text('Report: {sweeps}', sweeps=sweeps))}"]
+    parts += [_class_part(label, rows, report.ranking, language) for label, rows in classes.items()]
+    parts.append(language.text(RANKING_NOTE) if classes else language.text("No run has written records yet."))
     parts += [report.findings.rstrip()] if report.findings else []
-    parts += _list_part(words.incomplete, incomplete_repeat_lines(report.runs, words))
-    parts += _list_part(words.problems, report.problems)
-    parts += _limit_parts(report.limits, words)
-    parts += _statistics_parts(report.statistics, words)
-    parts += _study_parts(report.studies, words)
-    parts += _picture_parts(report.pictures, words)
+    parts += _list_part(language.text("Not finished"), incomplete_repeat_lines(report.runs, language))
+    parts += _list_part(language.text("Problems with the records"), report.problems)
+    parts += _limit_parts(report.limits, language)
+    parts += _statistics_parts(report.statistics, language)
+    parts += _study_parts(report.studies, language)
+    parts += _picture_parts(report.pictures, language)
     if classes:
         parts.append(
-            f"## {words.page['methods']}\n\n"
-            + escape_markdown(methods_paragraph(report.ranking, report.runs, words))
+            f"## {language.text('Methods')}\n\n"
+            + escape_markdown(methods_paragraph(report.ranking, report.runs, language))
         )
     return "\n\n".join(parts) + "\n"
 
 
-def _limit_parts(tables: Sequence[ReportTable], words: Words) -> list[str]:
+def _limit_parts(tables: Sequence[ReportTable], language: Language) -> list[str]:
     if not tables:
         return []
-    return [f"## {words.limits['title']}\n\n{words.limits['note']}", *map(_markdown_of, tables)]
+    return [
+        f"## {language.text('Limits')}\n\n{language.text(LIMITS_NOTE)}",
+        *map(_markdown_of, tables),
+    ]
 
 
-def _statistics_parts(found: Sequence[SceneStatistics], words: Words) -> list[str]:
+def _statistics_parts(found: Sequence[SceneStatistics], language: Language) -> list[str]:
     if not found:
         return []
-    tables = [_markdown_of(statistics_table(each, words)) for each in found]
-    return [f"## {words.tables['statistics']}\n\n{words.tables['statistics_note']}", *tables]
+    tables = [_markdown_of(statistics_table(each, language)) for each in found]
+    return [
+        f"## {language.text('Statistics')}\n\n{language.text(STATISTICS_NOTE)}",
+        *tables,
+    ]
 
 
-def _study_parts(tables: Sequence[ReportTable], words: Words) -> list[str]:
+def _study_parts(tables: Sequence[ReportTable], language: Language) -> list[str]:
     if not tables:
         return []
-    note = words.tables["published_note"]
-    shown = [note] if any(words.tables["published"] in head for each in tables for head in each.heads) else []
-    return [f"## {words.tables['studies']}", *shown, *map(_markdown_of, tables)]
+    note = language.text(PUBLISHED_NOTE)
+    shown = (
+        [note] if any(language.text("published") in head for each in tables for head in each.heads) else []
+    )
+    return [f"## {language.text('In the formats of the studies')}", *shown, *map(_markdown_of, tables)]
 
 
 def _markdown_of(table: ReportTable) -> str:
@@ -92,20 +102,22 @@ def _markdown_of(table: ReportTable) -> str:
     return f"### {escape_markdown(table.title)}\n\n{text}"
 
 
-def _class_part(label: str | None, rows: list[ReportRow], ranking: Ranking, words: Words) -> str:
-    sentence = class_conclusion(rows, ranking.pairs[str(label)], ranking.rank_by, words)
-    table = class_table_markdown(rows, words).rstrip()
-    return f"## {escape_markdown(label or words.unreadable)}\n\n**{escape_markdown(sentence)}**\n\n{table}"
+def _class_part(label: str | None, rows: list[ReportRow], ranking: Ranking, language: Language) -> str:
+    sentence = class_conclusion(rows, ranking.pairs[str(label)], ranking.rank_by, language)
+    table = class_table_markdown(rows, language).rstrip()
+    title = label or language.text("unreadable")
+    return _headed(title, f"**{escape_markdown(sentence)}**\n\n{table}")
 
 
-def incomplete_repeat_lines(runs: pd.DataFrame, words: Words) -> list[str]:
+def incomplete_repeat_lines(runs: pd.DataFrame, language: Language) -> list[str]:
     """Return a line for each repeat that has not finished."""
     rest = runs[runs["state"] != RecordedState.FINISHED.value]
     return [
-        words.incomplete_line.format(
+        language.text(
+            "{run}: {state}{reason}",
             run=f"{row['experiment']}/r{row['repeat']}",
-            state=words.states[row["state"]] + (f" ({row['limit']})" if row["limit"] else ""),
-            reason="" if row["reason"] is None else f"{words.colon}{row['reason']}",
+            state=language.text(STATE_NAMES[row["state"]]) + (f" ({row['limit']})" if row["limit"] else ""),
+            reason="" if row["reason"] is None else f"{language.colon}{row['reason']}",
         )
         for row in plain_rows(rest)
     ]
@@ -115,22 +127,24 @@ def _list_part(title: str, lines: Sequence[str]) -> list[str]:
     return [f"## {title}", "\n".join(f"- {escape_markdown(line)}" for line in lines)] if lines else []
 
 
-def _picture_parts(pictures: Sequence[ScenePictures], words: Words) -> list[str]:
+def _picture_parts(pictures: Sequence[ScenePictures], language: Language) -> list[str]:
     parts: list[str] = []
     for each in pictures:
         if each.files:
-            parts.append(f"## {words.pictures}: {escape_markdown(each.title)}")
+            parts.append(f"## {language.text('Pictures')}: {escape_markdown(each.title)}")
         for picture, file in each.files.items():
-            caption = words.captions[picture]
+            caption = language.text(CAPTIONS[picture])
             parts.append(f"[![{caption}: {escape_markdown(each.title)}]({file}.png)]({file}.svg)")
     missing = [
-        words.left_out_line.format(
-            pictures=words.joiner.join(words.captions[picture] for picture in each.left_out), scene=each.title
+        language.text(
+            "{scene}: {pictures}",
+            pictures=language.comma.join(language.text(CAPTIONS[picture]) for picture in each.left_out),
+            scene=each.title,
         )
         for each in pictures
         if each.left_out
     ]
-    return parts + _list_part(words.left_out, missing)
+    return parts + _list_part(language.text("Pictures omitted for lack of data"), missing)
 
 
 def ranking_csv(frame: pd.DataFrame) -> str:
@@ -138,21 +152,34 @@ def ranking_csv(frame: pd.DataFrame) -> str:
     return frame.to_csv(index=False, lineterminator="\n")
 
 
-def ranking_markdown(frame: pd.DataFrame, words: Words = ENGLISH) -> str:
+def ranking_markdown(frame: pd.DataFrame, language: Language = ENGLISH) -> str:
     """Return the ranking as Markdown, one table a class."""
     sections = [
-        f"## {escape_markdown(label or words.unreadable)}\n\n{class_table_markdown(members, words)}"
+        _headed(label or language.text("unreadable"), class_table_markdown(members, language))
         for label, members in rows_by_class(plain_rows(frame)).items()
     ]
-    return "\n".join([f"# {words.ranking}\n", *(sections or [f"{words.nothing}\n"]), words.ties, ""])
+    return "\n".join(
+        [
+            f"# {language.text('Ranking')}\n",
+            *(sections or [f"{language.text('No run has written records yet.')}\n"]),
+            language.text(
+                "A range of ranks is a tie: no difference inside it is supported (docs/report.md)."
+            ),
+            "",
+        ]
+    )
 
 
-def class_table_markdown(rows: list[ReportRow], words: Words) -> str:
+def _headed(title: str, text: str) -> str:
+    return f"## {escape_markdown(title)}\n\n{text}"
+
+
+def class_table_markdown(rows: list[ReportRow], language: Language) -> str:
     """Return the rows of one class as a table."""
     columns = columns_with_content(rows)
     unit = sample_unit(rows)
     lines = [
-        [figure_title(column, words, unit) for column in columns],
+        [figure_title(column, language, unit) for column in columns],
         [":---" if column.left else "---:" for column in columns],
         *([escape_markdown(cell_text(column, row)) for column in columns] for row in rows),
     ]

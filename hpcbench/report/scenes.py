@@ -16,7 +16,7 @@ from hpcbench.analysis.result_rows import step_frame
 from hpcbench.analysis.results_loading import LoadedResults
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.report.table_cells import rows_by_class, sample_unit
-from hpcbench.report.words import Words
+from hpcbench.report.translations import Language
 from hpcbench.sweep.run_spec import Group
 
 
@@ -30,7 +30,7 @@ class Scene:
     runs: pd.DataFrame
     epochs: pd.DataFrame
     steps: pd.DataFrame
-    words: Words
+    language: Language
     of_class: bool = False
     standings: Mapping[str, MeasuredVsPredicted] = field(default_factory=dict)
 
@@ -51,7 +51,7 @@ class Scene:
 
 
 def build_scenes(
-    loaded: LoadedResults, rows: list[ReportRow], groups: Sequence[Group], words: Words,
+    loaded: LoadedResults, rows: list[ReportRow], groups: Sequence[Group], language: Language,
     standings: Mapping[str, MeasuredVsPredicted] | None = None, *, with_steps: bool = True,
 ) -> list[Scene]:  # fmt: skip
     """Return what to draw: each class, then each group, without what trains nothing or has not finished.
@@ -70,7 +70,7 @@ def build_scenes(
     found = [
         replace(
             _build_scene(
-                str(label), str(label), members_of.get(label, []), loaded.epochs, steps, usable, words
+                str(label), str(label), members_of.get(label, []), loaded.epochs, steps, usable, language
             ),
             of_class=True,
         )
@@ -89,7 +89,7 @@ def build_scenes(
             if not scene.of_class or not names or _experiment_names(scene.rows) != names
         ]
         title = f"{group.id}: {group.title}"
-        found.append(_build_scene(group.id, title, members, loaded.epochs, steps, usable, words))
+        found.append(_build_scene(group.id, title, members, loaded.epochs, steps, usable, language))
     return [replace(scene, standings=standings or {}) for scene in found]
 
 
@@ -105,13 +105,13 @@ def _is_member(experiment: str, names: Sequence[str]) -> bool:
 def _build_scene(
     name: str, title: str, rows: list[ReportRow], epochs: pd.DataFrame, steps: pd.DataFrame,
     usable: pd.DataFrame,
-    words: Words,
+    language: Language,
 ) -> Scene:  # fmt: skip
     experiments = [row["experiment"] for row in rows]
     ids = usable.loc[usable["experiment"].isin(experiments), "run_id"]
     return Scene(
         name=name, title=title, rows=rows, runs=usable[usable["run_id"].isin(ids)],
-        epochs=epochs[epochs["run_id"].isin(ids)], steps=steps[steps["run_id"].isin(ids)], words=words,
+        epochs=epochs[epochs["run_id"].isin(ids)], steps=steps[steps["run_id"].isin(ids)], language=language,
     )  # fmt: skip
 
 

@@ -11,12 +11,18 @@ from hpcbench.analysis.figure_registry import FIGURES, FLAG, NUMBER, TEXT, WHOLE
 from hpcbench.analysis.pairwise_tests import RunPair, ValuesByBlock, compare_all_pairs
 from hpcbench.analysis.ranking import baseline_index
 from hpcbench.analysis.result_rows import typed_table
+from hpcbench.report.report_sentences import MEASURE_NAMES
 from hpcbench.report.scenes import Scene
 from hpcbench.report.study_tables import ReportTable
 from hpcbench.report.table_cells import EMPTY_CELL, cell_text, figure_title, format_number
-from hpcbench.report.words import Words
+from hpcbench.report.translations import N_, Language
 
 COMPARED_WITH = ("above", "baseline")
+STATISTICS_NOTE = N_(
+    "Ratios (differences for accuracies and shares) with 95 % confidence intervals, "
+    "paired by repeat; what is supported is so after correction inside the class or group. Repeats "
+    "needed (for a power of 0.8) are estimated from the spread seen so far."
+)
 DIFFERENCE_COLUMNS = {
     "scene": TEXT, "experiment": TEXT, "column": TEXT, "repeats": WHOLE, "mean": NUMBER,
     **{
@@ -86,24 +92,25 @@ def statistics_csv(found: Sequence[SceneStatistics]) -> str:
     return typed_table(rows, statistics_columns()).to_csv(index=False, lineterminator="\n")
 
 
-def statistics_table(each: SceneStatistics, words: Words) -> ReportTable:
+def statistics_table(each: SceneStatistics, language: Language) -> ReportTable:
     """Return the statistics as a table for people."""
-    said, titles = words.tables, words.columns
     extras = [
         figure
         for figure in _further_figures()
         if figure.kind != TEXT and any(row[figure.key] is not None for row in each.rows)
     ]
     heads = (
-        titles["experiment"], "n", words.measures[each.rows[0]["column"]], said["above"], said["needs"],
-        said["against_baseline"].format(baseline=each.baseline), said["needs"],
-        *(figure_title(figure, words, each.unit) for figure in extras),
+        language.text("experiment"), "n", language.text(MEASURE_NAMES[each.rows[0]["column"]]),
+        language.text("against the row above"), language.text("repeats needed"),
+        language.text("against {baseline} (baseline)", baseline=each.baseline),
+        language.text("repeats needed"),
+        *(figure_title(figure, language, each.unit) for figure in extras),
     )  # fmt: skip
     body = [
         (
             row["experiment"], str(row["repeats"]), format_number(row["mean"]),
-            _difference_text(row, "above", said), _repeats_needed_text(row, "above"),
-            _difference_text(row, "baseline", said), _repeats_needed_text(row, "baseline"),
+            _difference_text(row, "above", language), _repeats_needed_text(row, "above"),
+            _difference_text(row, "baseline", language), _repeats_needed_text(row, "baseline"),
             *(cell_text(figure, row) for figure in extras),
         )
         for row in each.rows
@@ -134,7 +141,7 @@ def _difference_columns(which: str, pair: RunPair, row: ReportRow, rank_by: str)
     return columns
 
 
-def _difference_text(row: ReportRow, which: str, said: dict[str, str]) -> str:
+def _difference_text(row: ReportRow, which: str, language: Language) -> str:
     effect = row[f"{which}_effect"]
     if effect is None:
         return EMPTY_CELL
@@ -144,8 +151,9 @@ def _difference_text(row: ReportRow, which: str, said: dict[str, str]) -> str:
     if low is not None:
         told += f" [{low:.3g}, {high:.3g}]"
     supported = row[f"{which}_supported"]
-    state = "untested" if supported is None else "supported" if supported else "unsupported"
-    return f"{told} {said[state]}"
+    if supported is None:
+        return f"{told} {language.text('not tested')}"
+    return f"{told} {language.text('supported') if supported else language.text('not supported')}"
 
 
 def _repeats_needed_text(row: ReportRow, which: str) -> str:

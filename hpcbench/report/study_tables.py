@@ -14,7 +14,12 @@ from hpcbench.analysis.results_loading import LoadedResults
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.reference import CIFAR100, IMAGENET, published_rows, run_name_key
 from hpcbench.report.table_cells import EMPTY_CELL, format_number, sample_unit
-from hpcbench.report.words import Words
+from hpcbench.report.translations import N_, Language
+
+PUBLISHED_NOTE = N_(
+    "Figures of rows that bear a name of a study stand beside what that study published; other hardware, "
+    "and recipes that the study did not state, so they are no target."
+)
 
 
 @dataclass(frozen=True)
@@ -35,34 +40,54 @@ class _StudyColumn:
     column: str | None = None
 
 
-def study_tables(rows: Sequence[ReportRow], loaded: LoadedResults, words: Words) -> list[ReportTable]:
+def study_tables(rows: Sequence[ReportRow], loaded: LoadedResults, language: Language) -> list[ReportTable]:
     """Return study 2's table, study 1's table and its table of losses, of all rows that have finished."""
     done = [row for row in rows if row["throughput_samples_s"] is not None]
     if not done:
         return []
     # One list over everything, as the studies have it; our own ranks hold inside a class only.
     done.sort(key=lambda row: -row["throughput_samples_s"])
-    said, unit = words.tables, sample_unit(done)
+    unit = sample_unit(done)
     first = _first_epoch(loaded)
     last = _last_epoch(loaded)
     tables = [
-        _table(f"{said['study2']}", done, _cifar_study_columns(unit, said), CIFAR100, said),
-        _table(f"{said['study1']}", done, _imagenet_study_columns(unit, said, first, last), IMAGENET, said),
+        _table(
+            language.text("In the format of the CIFAR-100 study"),
+            done,
+            _cifar_study_columns(unit, language),
+            CIFAR100,
+            language,
+        ),
+        _table(
+            language.text("In the format of the ImageNet study"),
+            done,
+            _imagenet_study_columns(unit, language, first, last),
+            IMAGENET,
+            language,
+        ),
     ]
     if any(row["experiment"] in first.index for row in done):
-        tables.append(_table(f"{said['study1_loss']}", done, _loss_columns(said, first), IMAGENET, said))
+        tables.append(
+            _table(
+                language.text("Training loss of the first epoch"),
+                done,
+                _loss_columns(language, first),
+                IMAGENET,
+                language,
+            )
+        )
     return tables
 
 
 def _table(
-    title: str, rows: Sequence[ReportRow], columns: Sequence[_StudyColumn], file: str, said: dict[str, str]
+    title: str, rows: Sequence[ReportRow], columns: Sequence[_StudyColumn], file: str, language: Language
 ) -> ReportTable:
     known = published_rows(file)
     matched = [known.get(run_name_key(row["experiment"])) for row in rows]
     beside = [column for column in columns if column.column and any(matched)]
     heads = (
-        said["experiment"], *(column.head for column in columns),
-        *(f"{column.head} ({said['published']})" for column in beside),
+        language.text("Experiment"), *(column.head for column in columns),
+        *(f"{column.head} ({language.text('published')})" for column in beside),
     )  # fmt: skip
     body = [
         (
@@ -88,38 +113,42 @@ def _looked_up_text(frame: pd.DataFrame, column: str, decimals: int) -> Callable
     return cell
 
 
-def _cifar_study_columns(unit: str, said: dict[str, str]) -> list[_StudyColumn]:
+def _cifar_study_columns(unit: str, language: Language) -> list[_StudyColumn]:
     """Return the columns of study 2 beside the name; its batch is the global one, except for its servers."""
     return [
-        _StudyColumn(said["model"], lambda row: str(row["model"])),
-        _StudyColumn(said["batch"], lambda row: str(row["global_batch"]), "batch_size"),
-        _StudyColumn(said["best_acc"], _fixed_text("best_acc_pct", 2), "best_acc_pct"),
-        _StudyColumn(said["throughput"].format(unit=unit),
+        _StudyColumn(language.text("Model"), lambda row: str(row["model"])),
+        _StudyColumn(language.text("Batch Size"), lambda row: str(row["global_batch"]), "batch_size"),
+        _StudyColumn(language.text("Best Acc (%)"), _fixed_text("best_acc_pct", 2), "best_acc_pct"),
+        _StudyColumn(language.text("Avg Throughput ({unit}/s)", unit=unit),
                      lambda row: format_number(row["throughput_samples_s"]),
                 "avg_throughput_img_s"),
-        _StudyColumn(said["memory"], _fixed_text("peak_mem_mb", 0), "max_gpu_mem_mb"),
-        _StudyColumn(said["total"], _fixed_text("total_time_s", 1), "total_time_s"),
+        _StudyColumn(language.text("Max GPU Mem (MB)"), _fixed_text("peak_mem_mb", 0), "max_gpu_mem_mb"),
+        _StudyColumn(language.text("Total Time (s)"), _fixed_text("total_time_s", 1), "total_time_s"),
     ]  # fmt: skip
 
 
 def _imagenet_study_columns(
-    unit: str, said: dict[str, str], first: pd.DataFrame, last: pd.DataFrame
+    unit: str, language: Language, first: pd.DataFrame, last: pd.DataFrame
 ) -> list[_StudyColumn]:
     return [
-        _StudyColumn(said["throughput"].format(unit=unit),
+        _StudyColumn(language.text("Avg Throughput ({unit}/s)", unit=unit),
                      lambda row: format_number(row["throughput_samples_s"]),
                 "throughput_img_s"),
-        _StudyColumn(said["epoch"], _fixed_text("epoch_time_s", 2), "epoch_time_s"),
-        _StudyColumn(said["first_acc"], _looked_up_text(first, "train_acc_pct", 2), "epoch1_train_acc_pct"),
-        _StudyColumn(said["last_acc"], _looked_up_text(last, "train_acc_pct", 2), "epoch3_train_acc_pct"),
-        _StudyColumn(said["val_acc"], _fixed_text("final_acc_pct", 2), "val_acc_pct"),
+        _StudyColumn(language.text("s/epoch"), _fixed_text("epoch_time_s", 2), "epoch_time_s"),
+        _StudyColumn(language.text("epoch 1 acc (%)"),
+                     _looked_up_text(first, "train_acc_pct", 2), "epoch1_train_acc_pct"),
+        _StudyColumn(language.text("last epoch acc (%)"),
+                     _looked_up_text(last, "train_acc_pct", 2), "epoch3_train_acc_pct"),
+        _StudyColumn(language.text("val acc (%)"), _fixed_text("final_acc_pct", 2), "val_acc_pct"),
     ]  # fmt: skip
 
 
-def _loss_columns(said: dict[str, str], first: pd.DataFrame) -> list[_StudyColumn]:
+def _loss_columns(language: Language, first: pd.DataFrame) -> list[_StudyColumn]:
     return [
-        _StudyColumn(said["first_step"], _looked_up_text(first, "first_loss", 3), "epoch1_loss_first"),
-        _StudyColumn(said["last_step"], _looked_up_text(first, "last_loss", 3), "epoch1_loss_last"),
+        _StudyColumn(
+            language.text("first step"), _looked_up_text(first, "first_loss", 3), "epoch1_loss_first"
+        ),
+        _StudyColumn(language.text("last step"), _looked_up_text(first, "last_loss", 3), "epoch1_loss_last"),
     ]
 
 

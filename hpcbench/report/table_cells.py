@@ -15,15 +15,93 @@ from hpcbench.analysis.figure_registry import FIGURES, Figure, ReportRow
 from hpcbench.audit.audit_findings import Severity
 from hpcbench.audit.rule_table import ALL_RULES
 from hpcbench.catalog import CATALOG
-from hpcbench.report.words import Words
+from hpcbench.report.translations import N_, Language
 
 EMPTY_CELL = "–"
+COLUMN_TITLES = {
+    "rank": N_("rank"),
+    "experiment": N_("experiment"),
+    "folder": N_("results"),
+    "throughput_samples_s": N_("{unit}/s ±95 %"),
+    "repeats": N_("n"),
+    "throughput_per_device": N_("{unit}/s/device"),
+    "best_acc_pct": N_("best acc %"),
+    "final_acc_pct": N_("final acc %"),
+    "epoch_time_s": N_("epoch s"),
+    "total_time_s": N_("total s"),
+    "peak_mem_mb": N_("peak MB"),
+    "data_wait_pct": N_("data wait %"),
+    "exposed_comm_pct": N_("exposed comm %"),
+    "ranks": N_("ranks"),
+    "batch_per_rank": N_("batch"),
+    "limit": N_("limit"),
+    "findings": N_("findings"),
+    "trusted": N_("trusted"),
+    "class": N_("class"),
+    "strategy": N_("strategy"),
+    "backend": N_("backend"),
+    "model": N_("model"),
+    "dataset": N_("data set"),
+    "devices": N_("devices"),
+    "nodes": N_("nodes"),
+    "global_batch": N_("global batch"),
+    "precision": N_("precision"),
+    "cache": N_("cache"),
+    "steps_per_epoch": N_("steps/epoch"),
+    "speed_up": N_("speed-up"),
+    "scaling": N_("scaling"),
+    "efficiency_pct": N_("efficiency %"),
+    "time_to_acc_s": N_("s to accuracy"),
+    "cost_per_epoch": N_("cost/epoch"),
+    "predicted_samples_s": N_("predicted {unit}/s"),
+    "of_predicted_pct": N_("% of predicted"),
+    "mfu_pct": N_("MFU %"),
+    "step_p50_s": N_("step p50 s"),
+    "step_p90_s": N_("step p90 s"),
+    "step_p99_s": N_("step p99 s"),
+    "slowest_rank_ratio": N_("slowest/median rank"),
+    "joules_per_sample": N_("J/{unit}"),
+}  # key of a column -> its title
+METRIC_TITLES = {
+    "train_loss": N_("Training loss"),
+    "acc_pct": N_("Test accuracy (%)"),
+    "throughput_samples_s": N_("Throughput ({unit}/s)"),
+    "peak_mem_mb": N_("Peak memory (MB)"),
+    "step_loss": N_("Training loss by step"),
+}  # key of a curve -> its axis
+STATE_NAMES = {
+    "finished": N_("finished"),
+    "failed": N_("failed"),
+    "interrupted": N_("interrupted"),
+    "unfinished": N_("unfinished"),
+    "not started": N_("not started"),
+    "unreadable": N_("unreadable"),
+}  # `RecordedState` -> name
+PHASE_NAMES = {
+    "data_wait": N_("waiting for data"),
+    "forward_backward": N_("forward and backward"),
+    "exchange": N_("exchange after backward"),
+    "update": N_("update"),
+    "other": N_("other"),
+}  # of the counted time
+LIFETIME_NAMES = {
+    "startup": N_("start-up"),
+    "train": N_("training"),
+    "evaluation": N_("evaluation"),
+    "check": N_("checks"),
+    "checkpoint": N_("checkpoints"),
+    "other": N_("other"),
+}  # parts of the time of a process
+RANKING_NOTE = N_(
+    "`n` is the number of finished repeats, ± half of the 95 % confidence interval; a range of ranks "
+    "is a tie. Ranks hold inside a class only. What every column and picture means stands in docs/report.md."
+)
 UNTRUSTED_MARK = "✗"  # instead of a rank: an error was found
 
 
-def figure_title(figure: Figure, words: Words, unit: str) -> str:
+def figure_title(figure: Figure, language: Language, unit: str) -> str:
     """Return the title of a figure's column; `unit` is what a sample is called."""
-    return words.columns[figure.key].format(unit=unit)
+    return language.text(COLUMN_TITLES[figure.key], unit=unit)
 
 
 def format_number(value: float | None, *, digits: int = 3) -> str:

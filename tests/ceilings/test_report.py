@@ -19,13 +19,12 @@ from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.analysis.results_loading import LoadedResults, load_results
 from hpcbench.ceilings.step_prediction import LimitingResource, MissingCeiling, StepPrediction
 from hpcbench.report.collection import collect_results
-from hpcbench.report.languages import words_of_language
 from hpcbench.report.limit_tables import limit_sentence, limit_tables
 from hpcbench.report.plots.ceiling_plot import draw_limits
 from hpcbench.report.plots.plot_style import drawing_style
 from hpcbench.report.plots.prediction_plot import draw_prediction
 from hpcbench.report.scenes import Scene, build_scenes
-from hpcbench.report.words_en import ENGLISH
+from hpcbench.report.translations import ENGLISH, language_of
 from hpcbench.runs.events import Epoch, Event, ExchangeAblation, Steps
 from tests.audit.written import alone, changing, run, write
 from tests.ceilings import written as ceilings
@@ -78,7 +77,7 @@ def test_a_sentence_says_how_far_what_binds_and_where_the_rest_goes(loaded: Load
     )
     assert "beyond" not in near
     assert "39 % of" in far and "ms on computing and exchanging." in far
-    assert limit_sentence(found["ddp"], "img", words_of_language("zh")).endswith("。")
+    assert limit_sentence(found["ddp"], "img", language_of("zh")).endswith("。")
 
 
 def test_evaluation_binds_where_it_takes_longer_than_training(tmp_path: Path) -> None:

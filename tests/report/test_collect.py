@@ -90,7 +90,7 @@ def test_results_without_a_run_give_a_report_that_says_so(sweep: Sweep) -> None:
     """Collecting before the first run has started works and draws nothing."""
     collected = collect_results([sweep.folder.path])
     assert len(collected.ranking) == 0
-    assert "No run has left records yet" in page(collected)
+    assert "No run has written records yet" in page(collected)
     assert names_of_pictures(collected.report) == set()
 
 
@@ -104,7 +104,7 @@ def test_only_failed_runs_give_a_table_without_ranks_or_pictures(sweep: Sweep) -
     assert collected.ranking["limit"].tolist() == ["failed", "memory"]
     assert "- broken/r0: failed: RuntimeError: 1 &lt; 2 \\| \\*boom\\*" in page(collected)
     assert "- oom/r0: failed (memory)" in page(collected)
-    assert "nothing to draw" in page(collected)
+    assert "Pictures omitted for lack of data" in page(collected)
     assert names_of_pictures(collected.report) == set()
 
 

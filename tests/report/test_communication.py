@@ -11,9 +11,9 @@ from matplotlib.patches import Rectangle
 from hpcbench.analysis.ranking import rank_runs
 from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.analysis.results_loading import load_results
-from hpcbench.report.languages import words_of_language
 from hpcbench.report.plots.communication_plot import draw_communication
 from hpcbench.report.scenes import build_scenes
+from hpcbench.report.translations import ENGLISH
 from hpcbench.runs.events import ExchangeAblation
 from hpcbench.runs.record_writer import EventWriter
 from tests.report.records import Story, Sweep, spec
@@ -37,7 +37,7 @@ def ablate(sweep: Sweep, name: str, with_s: float, without_s: float) -> None:
 def drawn(sweep: Sweep) -> Figure | None:
     """Draw the only class of a sweep."""
     loaded = load_results([sweep.folder.path])
-    (scene,) = build_scenes(loaded, plain_rows(rank_runs(loaded.runs).frame), [], words_of_language("en"))
+    (scene,) = build_scenes(loaded, plain_rows(rank_runs(loaded.runs).frame), [], ENGLISH)
     return draw_communication(scene)
 
 

@@ -22,12 +22,12 @@ from hpcbench.audit.evidence import AuditedRow
 from hpcbench.cli.ranking_output import print_ranking
 from hpcbench.report.collection import CollectedReport, collect_results
 from hpcbench.report.page.page_table import page_table_heads, used_page_columns
-from hpcbench.report.plots.pictures import PICTURES, Picture
+from hpcbench.report.plots.pictures import CAPTIONS, PICTURES, Picture
 from hpcbench.report.report_document import generated_tables, with_generated_tables
+from hpcbench.report.report_sentences import MEASURE_NAMES
 from hpcbench.report.scenes import Scene
-from hpcbench.report.table_cells import columns_with_content
-from hpcbench.report.words_en import ENGLISH
-from hpcbench.report.words_zh import CHINESE
+from hpcbench.report.table_cells import COLUMN_TITLES, METRIC_TITLES, columns_with_content
+from hpcbench.report.translations import ENGLISH
 
 ROOT = Path(__file__).parents[2]
 STORED = Path(__file__).parent / "stored"
@@ -59,11 +59,10 @@ def test_the_registry_of_figures_is_complete() -> None:
     assert all(FIGURES[key].meaning for key in shown | set(RANKING_CSV))
     ranking = {key for key, figure in FIGURES.items() if figure.better}
     by_epoch = {key for key, figure in FIGURES.items() if figure.by_epoch}
-    for words in (ENGLISH, CHINESE):
-        assert words.columns.keys() == shown
-        assert words.measures.keys() == ranking
-        assert by_epoch <= words.labels.keys()
-        assert PICTURES.keys() <= words.captions.keys()
+    assert COLUMN_TITLES.keys() == shown
+    assert MEASURE_NAMES.keys() == ranking
+    assert by_epoch <= METRIC_TITLES.keys()
+    assert all(picture.caption for picture in PICTURES.values())
 
 
 def test_the_page_about_reports_is_what_the_registries_say() -> None:
@@ -79,7 +78,7 @@ def test_a_new_figure_is_shown_everywhere(tmp_path: Path, monkeypatch: pytest.Mo
         meaning="a figure of this test",
     )  # fmt: skip
     monkeypatch.setitem(FIGURES, figure.key, figure)
-    monkeypatch.setitem(ENGLISH.columns, figure.key, "counted s of {unit}")
+    monkeypatch.setitem(COLUMN_TITLES, figure.key, "counted s of {unit}")
     report = collect(tmp_path).report
     with (report / "statistics.csv").open(newline="") as file:
         row = next(row for row in csv.DictReader(file) if row["experiment"] == ROW)
@@ -99,7 +98,7 @@ def test_a_new_figure_of_a_row_is_a_column_for_people(monkeypatch: pytest.Monkey
     monkeypatch.setitem(
         FIGURES, "dummy_pct", Figure(key="dummy_pct", digits="fix1", priority=0, page="shown")
     )
-    monkeypatch.setitem(ENGLISH.columns, "dummy_pct", "dummy %")
+    monkeypatch.setitem(COLUMN_TITLES, "dummy_pct", "dummy %")
     console = Console(width=200, record=True, file=io.StringIO())
     print_ranking([row], console)
     printed = console.export_text()
@@ -123,8 +122,10 @@ def test_a_new_picture_is_drawn_linked_and_documented(
     """One entry and a caption put a picture into the folder, report.md and the documentation."""
     for name in list(PICTURES):
         monkeypatch.delitem(PICTURES, name)
-    monkeypatch.setitem(PICTURES, "dummy", Picture("dummy", _draw_dummy, "a picture of this test"))
-    monkeypatch.setitem(ENGLISH.captions, "dummy", "Dummy picture")
+    monkeypatch.setitem(
+        PICTURES, "dummy", Picture("dummy", "Dummy picture", _draw_dummy, "a picture of this test")
+    )
+    monkeypatch.setitem(CAPTIONS, "dummy", "Dummy picture")
     report = collect(tmp_path, pictures=True).report
     assert (report / "plots" / "strategies.dummy.png").stat().st_size > 0
     assert "[![Dummy picture: " in (report / "report.md").read_text()

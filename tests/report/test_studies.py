@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +17,8 @@ from hpcbench.analysis.run_history import RunHistory
 from hpcbench.audit.rule_table import ALL_RULES
 from hpcbench.reference import CIFAR100, IMAGENET, published_rows
 from hpcbench.report.collection import CollectedReport, collect_results
-from hpcbench.report.languages import LANGUAGES
-from hpcbench.report.plots.pictures import PICTURES
-from hpcbench.report.plots.plot_style import chinese_font
+from hpcbench.report.plots.plot_style import can_draw, chinese_font_families
+from hpcbench.report.translations import Language
 from tests.report.records import Story, Sweep, single, spec
 
 STUDY2 = "ddp_gloo_resnet18_bs128x2_cacheFalse_ampFalse"
@@ -133,24 +134,6 @@ def test_time_to_accuracy_counts_epochs_until_all_repeats_reach_it(tmp_path: Pat
     assert times == {"single_gpu": pytest.approx(sum(by_hand) / 3)}
 
 
-def test_every_language_has_every_word() -> None:
-    """Chinese has the keys that English has, each picture has a caption, and placeholders agree."""
-    english, chinese = (vars(LANGUAGES[lang]) for lang in ("en", "zh"))
-    for name, value in english.items():
-        if name == "rules":
-            assert chinese[name].keys() == {rule.code for rule in ALL_RULES}
-        elif isinstance(value, dict):
-            assert value.keys() == chinese[name].keys(), name
-            assert all(set(_holes(value[key])) == set(_holes(chinese[name][key])) for key in value), name
-        else:
-            assert set(_holes(value)) == set(_holes(chinese[name])), name
-    assert PICTURES.keys() | {"summary"} <= english["captions"].keys()
-
-
-def _holes(text: str) -> list[str]:
-    return [part.split("}")[0] for part in text.split("{")[1:]]
-
-
 def test_a_chinese_report_is_chinese_and_without_a_font_its_pictures_are_english(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,11 +143,13 @@ def test_a_chinese_report_is_chinese_and_without_a_font_its_pictures_are_english
     monkeypatch.setattr("hpcbench.report.plots.plot_style.CHINESE_FONT_FAMILIES", ())
     monkeypatch.setattr("hpcbench.report.plots.plot_style.CHINESE_FONT_FILES", ())
     monkeypatch.delenv("HPCBENCH_FONT", raising=False)
-    assert chinese_font() is None
+    assert chinese_font_families() == []
     collected = collect_results([sweep.folder.path], lang="zh")
     assert any("fonts-noto-cjk" in problem and "HPCBENCH_FONT" in problem for problem in collected.problems)
     assert "名次" in (collected.report / "ranking.md").read_text()
-    what, advice = LANGUAGES["zh"].rules["too-few-repeats"]
+    rule = next(rule for rule in ALL_RULES if rule.code == "too-few-repeats")
+    what, advice = map(Language("zh").text, (rule.what, rule.advice))
+    assert what != rule.what and advice != rule.advice
     for name in ("report.md", "ranking.md", "report.html"):
         text = (collected.report / name).read_text()
         assert what in text and advice in text and "警告" in text, name
@@ -177,8 +162,7 @@ def test_a_chinese_report_is_chinese_and_without_a_font_its_pictures_are_english
 @pytest.mark.filterwarnings("error:Glyph")
 def test_chinese_pictures_have_all_their_signs(tmp_path: Path) -> None:
     """With a font every sign is drawn, in the words of the language and in a group's title."""
-    font = chinese_font()
-    if font is None:
+    if not chinese_font_families():
         pytest.skip("no font with Chinese signs: apt-get install fonts-noto-cjk")
     sweep = Sweep(tmp_path / "sweep")
     sweep.repeats(single(), Story(step_s=0.02))
@@ -196,7 +180,19 @@ def test_a_font_that_is_none_is_refused(tmp_path: Path) -> None:
     broken.write_bytes(b"no font")
     for named in (str(broken), "No Such Family"):
         with pytest.raises(Exception, match="HPCBENCH_FONT"):
-            chinese_font({"HPCBENCH_FONT": named})
+            chinese_font_families({"HPCBENCH_FONT": named})
+
+
+def test_all_pictures_of_a_process_use_the_same_fonts() -> None:
+    """A font file that is found later may hold several families, which all count from the first picture."""
+    code = "from hpcbench.report.plots.plot_style import chinese_font_families as f; assert f() == f(), f()"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_characters_that_no_font_has_are_noticed() -> None:
+    """Names in any script that the default font lacks are not drawn as empty boxes."""
+    assert can_draw("ddp_gloo – größer, ± 5 µs")
+    assert not any(can_draw(text) for text in ("吞吐量", "\u0e1c\u0e25", "\U0001f680"))
 
 
 def test_steps_are_told_as_arrays_and_read_by_anybody(studies: CollectedReport) -> None:

@@ -19,6 +19,7 @@ from hpcbench.analysis.results_loading import LoadedResults
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.audit.audit_findings import Finding
 from hpcbench.report.findings_report import findings_by_rule
+from hpcbench.report.limit_tables import LIMITS_NOTE
 from hpcbench.report.page.page_entries import (
     curve_metrics,
     environment_entries,
@@ -30,10 +31,10 @@ from hpcbench.report.page.page_entries import (
 from hpcbench.report.page.page_table import page_table_heads, page_table_rows, used_page_columns
 from hpcbench.report.report_sentences import class_conclusion, methods_paragraph
 from hpcbench.report.scenes import Scene
-from hpcbench.report.statistics_tables import SceneStatistics, statistics_table
-from hpcbench.report.study_tables import ReportTable
-from hpcbench.report.table_cells import rows_by_class, sample_unit
-from hpcbench.report.words import Words
+from hpcbench.report.statistics_tables import STATISTICS_NOTE, SceneStatistics, statistics_table
+from hpcbench.report.study_tables import PUBLISHED_NOTE, ReportTable
+from hpcbench.report.table_cells import METRIC_TITLES, PHASE_NAMES, RANKING_NOTE, rows_by_class, sample_unit
+from hpcbench.report.translations import Language
 
 CURVES_AT_FIRST = 8  # of a section; the others wait to be switched on
 PAGE_COLOURS = 7  # --c0 to --c6 in report.css, for light and for dark
@@ -58,83 +59,80 @@ class PageContent:
     limits: Sequence[ReportTable] = ()
 
 
-def html_page(content: PageContent, words: Words) -> str:
+def html_page(content: PageContent, language: Language) -> str:
     """Return the page; the same content gives the same text."""
     environment = Environment(
         loader=PackageLoader("hpcbench.report.page"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template("report.html").render(_template_values(content, words))
+    return environment.get_template("report.html").render(_template_values(content, language))
 
 
-def _template_values(content: PageContent, words: Words) -> dict[str, Any]:
+def _template_values(content: PageContent, language: Language) -> dict[str, Any]:
     runs, rows = content.loaded.runs, content.rows
     anchors = {row["experiment"]: str(place) for place, row in enumerate(rows, 1)}
-    rules = findings_by_rule(content.findings, anchors, words)
+    rules = findings_by_rule(content.findings, anchors, language)
     columns = used_page_columns(rows, several_classes=len(rows_by_class(rows)) > 1)
-    environments = environment_entries(runs, words)
+    environments = environment_entries(runs, language)
     found = experiment_curves(content.loaded)
     return {
-        "words": _page_words(words, sample_unit(rows)),
-        "title": words.title.format(sweeps=", ".join(sorted(set(runs["sweep"]))) or "–"),
-        "subtitle": words.page["subtitle"].format(
+        "_": language.text,
+        "language": language,
+        "phase_names": [language.text(name) for name in PHASE_NAMES.values()],
+        "repeat_heads": _repeat_heads(language, sample_unit(rows)),
+        "title": language.text("Report: {sweeps}", sweeps=", ".join(sorted(set(runs["sweep"]))) or "–"),
+        "subtitle": language.text("Configurations: {rows}. Finished repeats: {repeats}. Classes: {classes}.",
             rows=len(rows), repeats=int((runs["state"] == RecordedState.FINISHED.value).sum()),
             classes=len(rows_by_class(rows).keys() - {None}),
         ),
-        "notes": words.sentence_space.join([*_notes(rows, words), words.page["filters"]]),
-        "cards": _class_cards(content, anchors, words),
-        "columns": page_table_heads(columns, rows, words),
+        "notes": language.sentences(_notes(rows, language)),
+        "cards": _class_cards(content, anchors, language),
+        "columns": page_table_heads(columns, rows, language),
         "table": page_table_rows(
             columns, rows, anchors, {rule["code"]: rule["anchor"] for rule in rules}
         ),
         "findings": rules,
         "finding_count": len(content.findings),
-        "sections": _sections(content, found, words),
-        "unit": sample_unit(rows),
-        "experiments": _experiment_entries(rows, runs, environments, anchors, words),
-        "tables": _tables(content, words),
-        "methods": methods_paragraph(content.ranking, runs, words),
+        "sections": _sections(content, found, language),
+        "experiments": _experiment_entries(rows, runs, environments, anchors, language),
+        "tables": _tables(content, language),
+        "methods": methods_paragraph(content.ranking, runs, language),
         "environments": list({each["anchor"]: each for each in environments.values()}.values()),
         "lists": [
             {"title": title, "lines": lines}
-            for title, lines in ((words.incomplete, content.incomplete), (words.problems, content.problems))
+            for title, lines in (
+                (language.text("Not finished"), content.incomplete),
+                (language.text("Problems with the records"), content.problems),
+            )
             if lines
         ],
-        "data": _json_for_script(_script_data(content.scenes, found, words)),
+        "data": _json_for_script(_script_data(content.scenes, found, language)),
         "css": Markup(_asset("report.css")),
         "script": Markup(_asset("report.js")),
         "plotly": Markup(_plotly_script() if found else ""),
     }  # fmt: skip
 
 
-def _notes(rows: list[ReportRow], words: Words) -> list[str]:
-    audited = any(row["trusted"] != "unaudited" for row in rows)
-    return [words.notes.replace("`", "")] + ([] if audited or not rows else [words.unaudited])
+def _notes(rows: list[ReportRow], language: Language) -> list[str]:
+    notes = [language.text(RANKING_NOTE).replace("`", "")]
+    if rows and all(row["trusted"] == "unaudited" for row in rows):
+        notes.append(language.text("Nothing here has been audited."))
+    notes.append(
+        language.text("A column filter takes text, or >5, <=3, 2..4 or =exactly. Click a title to sort.")
+    )
+    return notes
 
 
-def _page_words(words: Words, unit: str) -> dict[str, Any]:
-    page = words.page
-    heads = [
-        page["repeat"],
-        page["state"],
-        "{unit}/s",
-        "s",
-        page["phases"],
-        page["environment"],
-        page["process"],
-    ]
-    return {
-        **page,
-        "html_lang": words.html_lang,
-        "ranking": words.ranking,
-        "nothing": words.nothing,
-        "severities": words.severities,
-        "phase_names": list(words.phases.values()),
-        "repeat_heads": [head.format(unit=unit) for head in heads],
-    }
+def _repeat_heads(language: Language, unit: str) -> list[str]:
+    return [
+        language.text("repeat"), language.text("state"), f"{unit}/s", "s", language.text("time per phase"),
+        language.text("Environment"), language.text("time of the process"),
+    ]  # fmt: skip
 
 
-def _class_cards(content: PageContent, anchors: Mapping[str, str], words: Words) -> list[dict[str, Any]]:
+def _class_cards(
+    content: PageContent, anchors: Mapping[str, str], language: Language
+) -> list[dict[str, Any]]:
     """Return the answer for each class: what to use, how sure, what limits it, what not to believe."""
     cards = []
     classes = rows_by_class(content.rows)
@@ -145,12 +143,12 @@ def _class_cards(content: PageContent, anchors: Mapping[str, str], words: Words)
         sole = best is not None and best["rank"] == best["rank_high"]
         cards.append(
             {
-                "title": f"{words.page['class']} {label or words.unreadable}",
+                "title": f"{language.text('Class')} {label or language.text('unreadable')}",
                 "best": best["experiment"] if best and sole else None,
                 "sentence": class_conclusion(
-                    rows, content.ranking.pairs[str(label)], content.ranking.rank_by, words
+                    rows, content.ranking.pairs[str(label)], content.ranking.rank_by, language
                 ),
-                "limits": _time_shares_sentence(best["experiment"], content.loaded.runs, words)
+                "limits": _time_shares_sentence(best["experiment"], content.loaded.runs, language)
                 if best
                 else None,
                 "doubtful": [
@@ -163,7 +161,7 @@ def _class_cards(content: PageContent, anchors: Mapping[str, str], words: Words)
     return cards
 
 
-def _time_shares_sentence(experiment: str, runs: pd.DataFrame, words: Words) -> str | None:
+def _time_shares_sentence(experiment: str, runs: pd.DataFrame, language: Language) -> str | None:
     """Say where the training time of an experiment goes, largest share first."""
     shares = [phase_shares(row) for row in plain_rows(runs[runs["experiment"] == experiment])]
     known = [each for each in shares if each]
@@ -171,14 +169,14 @@ def _time_shares_sentence(experiment: str, runs: pd.DataFrame, words: Words) -> 
         return None
     means = {phase: sum(each[phase] for each in known) / len(known) for phase in known[0]}
     told = [
-        words.page["share"].format(name=words.phases[phase], share=f"{share:.0f}")
+        language.text("{name} takes {share} %", name=language.text(PHASE_NAMES[phase]), share=f"{share:.0f}")
         for phase, share in sorted(means.items(), key=lambda item: -item[1])
         if share >= SMALLEST_NAMED_SHARE_PCT
     ]
-    return words.page["limits_line"].format(shares=words.joiner.join(told)) + words.stop
+    return language.text("of its training time {shares}", shares=language.comma.join(told)) + language.stop
 
 
-def _sections(content: PageContent, found: Mapping[str, Any], words: Words) -> list[dict[str, Any]]:
+def _sections(content: PageContent, found: Mapping[str, Any], language: Language) -> list[dict[str, Any]]:
     places = {name: place for place, name in enumerate(found)}
     sections: list[dict[str, Any]] = []
     for scene in content.scenes:
@@ -192,7 +190,7 @@ def _sections(content: PageContent, found: Mapping[str, Any], words: Words) -> l
                 "title": scene.title,
                 "sentence": None,
                 "members": [_member(name, i, places[name]) for i, name in enumerate(names)],
-                "charts": [_chart(metric, scene.unit, words) for metric in metrics],
+                "charts": [_chart(metric, scene.unit, language) for metric in metrics],
             }
         )
     return sections
@@ -206,10 +204,10 @@ def _member(name: str, place: int, index: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _chart(metric: str, unit: str, words: Words) -> dict[str, Any]:
-    label = words.labels[metric].format(unit=unit)
-    x = words.labels["step" if metric == "step_loss" else "epoch"]
-    y = words.labels["train_loss"] if metric == "step_loss" else label
+def _chart(metric: str, unit: str, language: Language) -> dict[str, Any]:
+    label = language.text(METRIC_TITLES[metric], unit=unit)
+    x = language.text("Training step") if metric == "step_loss" else language.text("Epoch")
+    y = language.text("Training loss") if metric == "step_loss" else label
     zero_based = metric in FIGURES and FIGURES[metric].zero_based
     return {"metric": metric, "title": label, "x": x, "y": y, "zero": zero_based}
 
@@ -217,16 +215,18 @@ def _chart(metric: str, unit: str, words: Words) -> dict[str, Any]:
 def _experiment_entries(
     rows: list[ReportRow], runs: pd.DataFrame, environments: dict[str, dict[str, str]],
     anchors: Mapping[str, str],
-    words: Words,
+    language: Language,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    repeats, specs = repeat_entries(runs, environments, words), spec_texts(runs)
+    repeats, specs = repeat_entries(runs, environments, language), spec_texts(runs)
     return [
         {
             "anchor": f"run-{anchors[row['experiment']]}",
             "row": f"row-{anchors[row['experiment']]}",
             "name": row["experiment"],
-            "class": row["class"] or words.unreadable,
-            "states": words.joiner.join(dict.fromkeys(each["state"] for each in repeats[row["experiment"]])),
+            "class": row["class"] or language.text("unreadable"),
+            "states": language.comma.join(
+                dict.fromkeys(each["state"] for each in repeats[row["experiment"]])
+            ),
             "repeats": repeats[row["experiment"]],
             "spec": specs.get(row["experiment"]),
         }
@@ -234,22 +234,23 @@ def _experiment_entries(
     ]
 
 
-def _script_data(scenes: Sequence[Scene], found: Mapping[str, Any], words: Words) -> dict[str, Any]:
+def _script_data(scenes: Sequence[Scene], found: Mapping[str, Any], language: Language) -> dict[str, Any]:
     return {
         "experiments": [{"name": name, "curves": each} for name, each in found.items()],
         "colours": PAGE_COLOURS,
         "dashes": CURVE_DASHES,
-        "words": {"rows_shown": words.page["rows_shown"]},
+        "words": {"rows_shown": language.text("{shown} of {all} rows")},
     }
 
 
-def _tables(content: PageContent, words: Words) -> list[dict[str, Any]]:
+def _tables(content: PageContent, language: Language) -> list[dict[str, Any]]:
     """Return the statistics and the tables in the formats of the studies, as headed groups."""
     parts = [
-        (words.limits["title"], words.limits["note"], list(content.limits)),
-        (words.tables["statistics"], words.tables["statistics_note"],
-         [statistics_table(each, words) for each in content.statistics]),
-        (words.tables["studies"], words.tables["published_note"], list(content.studies)),
+        (language.text("Limits"), language.text(LIMITS_NOTE), list(content.limits)),
+        (language.text("Statistics"), language.text(STATISTICS_NOTE),
+         [statistics_table(each, language) for each in content.statistics]),
+        (language.text("In the formats of the studies"), language.text(PUBLISHED_NOTE),
+         list(content.studies)),
     ]  # fmt: skip
     return [{"title": title, "note": note, "tables": tables} for title, note, tables in parts if tables]
 

@@ -22,8 +22,8 @@ from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.analysis.results_loading import LoadedResults, LoadedRun
 from hpcbench.analysis.run_history import RecordedState
 from hpcbench.report.report_sentences import without_load
-from hpcbench.report.table_cells import EMPTY_CELL, format_number
-from hpcbench.report.words import Words
+from hpcbench.report.table_cells import EMPTY_CELL, LIFETIME_NAMES, PHASE_NAMES, STATE_NAMES, format_number
+from hpcbench.report.translations import Language
 from hpcbench.runs.events import PHASES
 from hpcbench.runs.results_folder import RunFolder
 
@@ -101,7 +101,7 @@ YAML_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # in C where PyYAML
 CONTROL_CHARACTERS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 
-def environment_entries(runs: pd.DataFrame, words: Words) -> dict[str, dict[str, str]]:
+def environment_entries(runs: pd.DataFrame, language: Language) -> dict[str, dict[str, str]]:
     """Return the page's entry for each environment, by its JSON; one entry for all that are alike."""
     entries: dict[str, dict[str, str]] = {}
     alike: dict[str, dict[str, str]] = {}
@@ -115,7 +115,7 @@ def environment_entries(runs: pd.DataFrame, words: Words) -> dict[str, dict[str,
             key,
             {
                 "anchor": f"environment-{place}",
-                "name": f"{words.page['environment']} {place}",
+                "name": f"{language.text('Environment')} {place}",
                 "told": str(environment.get("hostname") or environment.get("cpu") or ""),
                 "text": _yaml_text(environment),
             },
@@ -124,12 +124,12 @@ def environment_entries(runs: pd.DataFrame, words: Words) -> dict[str, dict[str,
 
 
 def repeat_entries(
-    runs: pd.DataFrame, environments: dict[str, dict[str, str]], words: Words
+    runs: pd.DataFrame, environments: dict[str, dict[str, str]], language: Language
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the page's entries for the repeats of each experiment."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in plain_rows(runs):
-        found.setdefault(row["experiment"], []).append(_repeat_entry(row, environments, words))
+        found.setdefault(row["experiment"], []).append(_repeat_entry(row, environments, language))
     return found
 
 
@@ -144,19 +144,23 @@ def spec_texts(runs: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _repeat_entry(row: ReportRow, environments: dict[str, dict[str, str]], words: Words) -> dict[str, Any]:
+def _repeat_entry(
+    row: ReportRow, environments: dict[str, dict[str, str]], language: Language
+) -> dict[str, Any]:
     shares = phase_shares(row)
     environment = environments.get(row["environment"] or "")
     log, file = ("", "") if row["attempts"] == 0 else log_tail(RunFolder(Path(row["folder"])))
     return {
         "name": f"r{row['repeat']}",
-        "state": words.states[row["state"]] + (f" ({row['limit']})" if row["limit"] else ""),
+        "state": language.text(STATE_NAMES[row["state"]]) + (f" ({row['limit']})" if row["limit"] else ""),
         "reason": row["reason"],
         "throughput": format_number(row["throughput_samples_s"]),
         "total": format_number(row["total_time_s"]),
         "shares": [round(share, 2) for share in shares.values()],
-        "told": words.joiner.join(f"{words.phases[name]} {share:.1f} %" for name, share in shares.items()),
-        "life": _lifetime_text(row, words),
+        "told": language.comma.join(
+            f"{language.text(PHASE_NAMES[name])} {share:.1f} %" for name, share in shares.items()
+        ),
+        "life": _lifetime_text(row, language),
         "environment": environment["anchor"] if environment else None,
         "environment_name": environment["name"] if environment else None,
         "log": log,
@@ -171,11 +175,13 @@ def phase_shares(row: ReportRow) -> dict[str, float]:
     return {phase: 100 * s / whole for phase, s in seconds.items()} if whole > 0 else {}
 
 
-def _lifetime_text(row: ReportRow, words: Words) -> str:
+def _lifetime_text(row: ReportRow, language: Language) -> str:
     if row["state"] != RecordedState.FINISHED.value:
         return EMPTY_CELL
     known = [(part, row[f"life_{part}_s"]) for part in LIFETIME_PARTS]
-    return words.joiner.join(f"{words.life[part]} {format_number(s)} s" for part, s in known if s)
+    return language.comma.join(
+        f"{language.text(LIFETIME_NAMES[part])} {format_number(s)} s" for part, s in known if s
+    )
 
 
 def log_tail(folder: RunFolder) -> tuple[str, str]:

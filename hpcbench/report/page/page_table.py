@@ -7,7 +7,7 @@ from typing import Any
 
 from hpcbench.analysis.figure_registry import FIGURES, Figure, ReportRow
 from hpcbench.report.table_cells import EMPTY_CELL, cell_text, figure_title, sample_unit
-from hpcbench.report.words import Words
+from hpcbench.report.translations import Language
 
 
 def used_page_columns(rows: list[ReportRow], *, several_classes: bool) -> list[Figure]:
@@ -21,13 +21,15 @@ def used_page_columns(rows: list[ReportRow], *, several_classes: bool) -> list[F
     ]
 
 
-def page_table_heads(columns: list[Figure], rows: list[ReportRow], words: Words) -> list[dict[str, Any]]:
+def page_table_heads(
+    columns: list[Figure], rows: list[ReportRow], language: Language
+) -> list[dict[str, Any]]:
     """Return what the template needs of each column."""
     unit = sample_unit(rows)
     return [
         {
             "key": column.key,
-            "title": figure_title(column, words, unit),
+            "title": figure_title(column, language, unit),
             "numeric": not column.left,
             "css": _css_classes(column) + (" name" if column.key == "experiment" else ""),
         }

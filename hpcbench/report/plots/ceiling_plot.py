@@ -8,6 +8,7 @@ from matplotlib.patches import Patch
 
 from hpcbench.analysis.limit_analysis import MeasuredVsPredicted
 from hpcbench.ceilings.step_prediction import LimitingResource
+from hpcbench.report.limit_tables import LIMIT_NAMES
 from hpcbench.report.plots.plot_bars import BAR_ROW_IN, label_rows
 from hpcbench.report.plots.plot_style import (
     BLACK,
@@ -39,10 +40,8 @@ def draw_limits(scene: Scene) -> Figure | None:
     ]
     if not found:
         return None
-    words = scene.words.limits
     names = [row["experiment"] for row, _ in found]
-    title = f"{scene.words.captions['ceilings']} – {scene.title}"
-    drawn = new_figure(PLOT_IN + names_width_in(names) + 1.0, 1.9 + BAR_ROW_IN * len(names), title)
+    drawn = new_figure(PLOT_IN + names_width_in(names) + 1.0, 1.9 + BAR_ROW_IN * len(names))
     axes = drawn.add_subplot()
     for place, (_, standing) in enumerate(found):
         pct = 100 * (standing.of_predicted or 0.0)
@@ -55,20 +54,23 @@ def draw_limits(scene: Scene) -> Figure | None:
                           markerfacecolor="white", markeredgecolor=BLACK, linestyle="")  # fmt: skip
     axes.axvline(100, color=BLACK, linewidth=1)
     axes.set_xlim(0, max(115.0, *(120 * (standing.of_predicted or 0.0) for _, standing in found)))
-    axes.set_xlabel(words["axis_reached"])
+    axes.set_xlabel(scene.language.text("Measured throughput (% of predicted)"))
     label_rows(axes, names)
     bound = dict.fromkeys(standing.limit or LimitingResource.COMPUTE for _, standing in found)
     handles: list[Patch | Line2D] = [
-        Patch(color=LIMIT_COLOURS[each], label=words[f"limit_{each}"]) for each in bound
+        Patch(color=LIMIT_COLOURS[each], label=scene.language.text(LIMIT_NAMES[each])) for each in bound
     ]
     handles += [
         Line2D(
             [], [], marker=marker, linestyle="", markerfacecolor="white", markeredgecolor=BLACK, label=label
         )
-        for marker, label in (("D", words["of_compute"]), ("^", words["of_input"]))
+        for marker, label in (
+            ("D", scene.language.text("% of the compute ceiling alone")),
+            ("^", scene.language.text("% of the input ceiling alone")),
+        )
     ]
     if any(_extrapolated(standing) for _, standing in found):
-        handles.append(Patch(color="0.5", alpha=0.55, label=words["extrapolated"]))
+        handles.append(Patch(color="0.5", alpha=0.55, label=scene.language.text("extrapolated")))
     drawn.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)), frameon=False)
     return drawn
 

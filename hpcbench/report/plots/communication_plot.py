@@ -30,16 +30,16 @@ def draw_communication(scene: Scene) -> Figure | None:
         for parts in lengths.values()
     ):
         return None
-    words = scene.words.labels
     parts = {
-        "exchange": BarPart(words["exposed_exchange"], VERMILION),
-        "push": BarPart(words["push"], ORANGE),
-        "pull": BarPart(words["pull"], PURPLE),
-        "rest": BarPart(words["rest_of_step"], "#D0D0D0"),
+        "exchange": BarPart(scene.language.text("exposed exchange"), VERMILION),
+        "push": BarPart(scene.language.text("push"), ORANGE),
+        "pull": BarPart(scene.language.text("pull"), PURPLE),
+        "rest": BarPart(scene.language.text("rest of the step"), "#D0D0D0"),
     }
+    overlap = scene.language.text("what overlaps with the backward pass is in the rest")
+    label = f"{scene.language.text('Time per step (ms)')}\n{overlap}"
     return stacked_bars(
-        f"{scene.words.captions['communication']} – {scene.title}",
-        list(lengths), parts, list(lengths.values()), f"{words['per_step_ms']}\n{words['hidden_exchange']}",
+        list(lengths), parts, list(lengths.values()), label,
         unit=" ms",
     )  # fmt: skip
 

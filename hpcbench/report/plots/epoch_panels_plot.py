@@ -8,10 +8,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from hpcbench.analysis.figure_registry import FIGURES, ReportRow
-from hpcbench.report.plots.plot_curves import TrainingCurve, line_widths, line_zorder
+from hpcbench.analysis.figure_registry import FIGURES
+from hpcbench.report.plots.plot_curves import (
+    BAND_EXPLANATION,
+    TrainingCurve,
+    epoch_curve,
+    line_widths,
+    line_zorder,
+)
 from hpcbench.report.plots.plot_style import COLOURS, new_figure, shorten_name
 from hpcbench.report.scenes import Scene
+from hpcbench.report.table_cells import METRIC_TITLES
 
 LINE_DASHES: tuple[tuple[float, tuple[float, ...]], ...] = (
     (0, ()),
@@ -35,16 +42,16 @@ def draw_epoch_panels(scene: Scene) -> Figure | None:
     down = -(-len(metrics) // across)
     names = -(-len(rows) // NAMES_PER_ROW)
     height = PANEL_SIZE_IN[1] * down + 0.6 + NAME_ROW_IN * names
-    drawn = new_figure(PANEL_SIZE_IN[0] * across, height, f"{scene.words.captions['panels']} – {scene.title}")
+    drawn = new_figure(PANEL_SIZE_IN[0] * across, height)
     grid = list(drawn.subplots(down, across, squeeze=False).flat)
     for axes, metric in zip(grid, metrics, strict=False):
-        curves = {place: _epoch_curve(scene, row, metric) for place, row in enumerate(rows)}
+        curves = {place: epoch_curve(scene, row, metric) for place, row in enumerate(rows)}
         curves = {place: curve for place, curve in curves.items() if curve.x}
         widths = line_widths(list(curves.values()))
         for (place, curve), width in zip(curves.items(), widths, strict=True):
             _draw_line(axes, curve, place, width)
-        axes.set_title(scene.words.labels[metric].format(unit=scene.unit), fontsize=10)
-        axes.set_xlabel(scene.words.labels["epoch"])
+        axes.set_title(scene.language.text(METRIC_TITLES[metric], unit=scene.unit), fontsize=10)
+        axes.set_xlabel(scene.language.text("Epoch"))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
         axes.grid(color="0.92")
@@ -59,7 +66,7 @@ def draw_epoch_panels(scene: Scene) -> Figure | None:
         loc="outside lower center",
         ncols=min(NAMES_PER_ROW, len(rows)),
         frameon=False,
-        title=scene.words.labels["band"],
+        title=scene.language.text(BAND_EXPLANATION),
         title_fontproperties={"size": 8},
     )
     for text, row in zip(legend.get_texts(), rows, strict=True):
@@ -74,14 +81,6 @@ def _line_look(place: int) -> dict[str, Any]:
         "color": COLOURS[place % len(COLOURS)],
         "linestyle": LINE_DASHES[place // len(COLOURS) % len(LINE_DASHES)],
     }
-
-
-def _epoch_curve(scene: Scene, row: ReportRow, metric: str) -> TrainingCurve:
-    known = scene.of(row, scene.epochs).dropna(subset=[metric])
-    over = known.groupby("epoch")[metric].agg(["mean", "min", "max"]).astype(float)
-    return TrainingCurve(
-        [int(epoch) for epoch in over.index], *(over[name].to_list() for name in over.columns)
-    )
 
 
 def _draw_line(axes: Any, curve: TrainingCurve, place: int, width: float) -> None:

@@ -20,8 +20,7 @@ def draw_pareto(scene: Scene) -> Figure | None:
         return None
     names = [row["experiment"] for row in rows]
     drawn = new_figure(
-        PLOT_IN + names_width_in(names) + 0.8, max(4.2, 1 + LEGEND_ROW_IN * (len(rows) + 1)),
-        f"{scene.words.captions['pareto']} – {scene.title}",
+        PLOT_IN + names_width_in(names) + 0.8, max(4.2, 1 + LEGEND_ROW_IN * (len(rows) + 1))
     )  # fmt: skip
     axes = drawn.add_subplot()
     front = _pareto_front(rows)
@@ -37,14 +36,14 @@ def draw_pareto(scene: Scene) -> Figure | None:
         points += axes.plot(
             [x], [y], color=colour, marker=marker, linestyle="", markersize=8, markeredgecolor="white"
         )
-    axes.set_xlabel(scene.words.labels["throughput_samples_s"].format(unit=scene.unit))
-    axes.set_ylabel(scene.words.labels["best_acc"])
+    axes.set_xlabel(scene.language.text("Throughput ({unit}/s)", unit=scene.unit))
+    axes.set_ylabel(scene.language.text("Best validation accuracy (%)"))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.set_xlim(left=0)
     axes.margins(y=0.12)
     axes.grid(color="0.92")
     shown = [line] if len(front) > 1 else []  # a point alone has no line
-    name_legend(axes, [*points, *shown], [*names, *(scene.words.labels["pareto"] for _ in shown)])
+    name_legend(axes, [*points, *shown], [*names, *(scene.language.text("Pareto-optimal") for _ in shown)])
     return drawn
 
 

@@ -1,7 +1,7 @@
 """The table of all pictures, and drawing them, several at a time where the machine has the cores.
 
-A new picture is a function from a `Scene` to a figure (None: nothing to draw), one entry in `PICTURES`, and
-its caption in each language.
+A new picture is a function from a `Scene` to a figure (None: nothing to draw), and one entry in `PICTURES`
+with its caption and its meaning.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from hpcbench.report.plots.pareto_plot import draw_pareto
 from hpcbench.report.plots.plot_style import (
     FONT_ADVICE,
     FONT_VARIABLE,
-    PlotFont,
-    chinese_font,
+    can_draw,
+    chinese_font_families,
     drawing_style,
-    needs_no_chinese_font,
     save_figure,
+    set_title,
 )
 from hpcbench.report.plots.prediction_plot import draw_prediction
 from hpcbench.report.plots.scaling_plot import draw_scaling
@@ -39,8 +39,7 @@ from hpcbench.report.plots.time_plots import draw_epoch_time, draw_lifetime, dra
 from hpcbench.report.plots.training_curve_plots import draw_accuracy, draw_learning, draw_loss
 from hpcbench.report.report_files import distinct_slugs, file_slug
 from hpcbench.report.scenes import Scene
-from hpcbench.report.words import Words
-from hpcbench.report.words_en import ENGLISH
+from hpcbench.report.translations import ENGLISH, N_, Language
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +53,10 @@ class ScenePictures:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture of a class or group. `name` is the ending of its files and the key of its caption."""
+    """A picture of a class or group. `name` is the ending of its files."""
 
     name: str
+    caption: str
     draw: Callable[[Scene], Figure | None]  # None: nothing to draw
     meaning: str  # for docs/report.md
 
@@ -64,46 +64,100 @@ class Picture:
 PICTURES: dict[str, Picture] = {
     picture.name: picture
     for picture in (
-        Picture("panels", draw_epoch_panels,
-                "training loss, test accuracy, throughput and memory, epoch by epoch; bands from lowest to "
-                "highest repeat"),
-        Picture("throughput", draw_throughput,
-                "bars: mean over repeats, in the order of the ranks; black: 95 % confidence interval, an "
-                "arrow where it is cut; dots: the repeats"),
-        Picture("accuracy", draw_accuracy,
-                "validation accuracy after each epoch: mean over repeats, band from lowest to highest"),
-        Picture("learning", draw_learning,
-                "training accuracy over steps as lines, validation accuracy as diamonds; dotted lines end an "
-                "epoch"),
-        Picture("loss", draw_loss,
-                "training loss per sample, warm-up included; a logarithmic scale where a linear one would be "
-                "flat; lines of more than 150 steps show means of several steps, the axis says of how many; "
-                "dotted lines end an epoch. Where epochs differ in length the axis counts epochs"),
-        Picture("epochtime", draw_epoch_time, "seconds of training and evaluation in an epoch"),
-        Picture("communication", draw_communication,
-                "time of a step: exposed exchange (by ablation, else the exchange after the backward pass), "
-                "push and pull of a parameter server apart, and the rest"),
-        Picture("phases", draw_phases,
-                "the five phases of the counted time, mean over ranks and repeats: as shares, and as seconds "
-                "for 1,000 samples, which compare across batch sizes"),
-        Picture("time", draw_lifetime,
-                "parts of the time of a run, from the start of its processes to their end"),
-        Picture("scaling", draw_scaling, "speed-up over devices, against the ideal line"),
-        Picture("pareto", draw_pareto,
-                "throughput against accuracy; the dotted line joins the runs that no other exceeds in both"),
-        Picture("staleness", draw_staleness,
-                "number of updates by others between a gradient's pull and its use, where recorded"),
-        Picture("ceilings", draw_limits,
-                "what each run reached of its prediction, coloured by its limit, and of the compute and "
-                "input ceilings alone"),
-        Picture("prediction", draw_prediction,
-                "predicted against measured step times, and the prediction over ranks; extrapolated values "
-                "are hollow or dashed"),
+        Picture(
+            "panels",
+            N_("Loss, accuracy, throughput and memory of each epoch"),
+            draw_epoch_panels,
+            "training loss, test accuracy, throughput and memory, epoch by epoch; bands from lowest to "
+            "highest repeat",
+        ),
+        Picture(
+            "throughput",
+            N_("Throughput"),
+            draw_throughput,
+            "bars: mean over repeats, in the order of the ranks; black: 95 % confidence interval, an "
+            "arrow where it is cut; dots: the repeats",
+        ),
+        Picture(
+            "accuracy",
+            N_("Validation accuracy"),
+            draw_accuracy,
+            "validation accuracy after each epoch: mean over repeats, band from lowest to highest",
+        ),
+        Picture(
+            "learning",
+            N_("Accuracy over training steps"),
+            draw_learning,
+            "training accuracy over steps as lines, validation accuracy as diamonds; dotted lines end an "
+            "epoch",
+        ),
+        Picture(
+            "loss",
+            N_("Training loss"),
+            draw_loss,
+            "training loss per sample, warm-up included; a logarithmic scale where a linear one would be "
+            "flat; lines of more than 150 steps show means of several steps, the axis says of how many; "
+            "dotted lines end an epoch. Where epochs differ in length the axis counts epochs",
+        ),
+        Picture(
+            "epochtime",
+            N_("Seconds per epoch"),
+            draw_epoch_time,
+            "seconds of training and evaluation in an epoch",
+        ),
+        Picture(
+            "communication",
+            N_("Communication overhead"),
+            draw_communication,
+            "time of a step: exposed exchange (by ablation, else the exchange after the backward pass), "
+            "push and pull of a parameter server apart, and the rest",
+        ),
+        Picture(
+            "phases",
+            N_("Time per phase"),
+            draw_phases,
+            "the five phases of the counted time, mean over ranks and repeats: as shares, and as seconds "
+            "for 1,000 samples, which compare across batch sizes",
+        ),
+        Picture(
+            "time",
+            N_("Time accounting"),
+            draw_lifetime,
+            "parts of the time of a run, from the start of its processes to their end",
+        ),
+        Picture("scaling", N_("Scaling"), draw_scaling, "speed-up over devices, against the ideal line"),
+        Picture(
+            "pareto",
+            N_("Throughput against accuracy"),
+            draw_pareto,
+            "throughput against accuracy; the dotted line joins the runs that no other exceeds in both",
+        ),
+        Picture(
+            "staleness",
+            N_("Staleness"),
+            draw_staleness,
+            "number of updates by others between a gradient's pull and its use, where recorded",
+        ),
+        Picture(
+            "ceilings",
+            N_("Distance to the limits"),
+            draw_limits,
+            "what each run reached of its prediction, coloured by its limit, and of the compute and "
+            "input ceilings alone",
+        ),
+        Picture(
+            "prediction",
+            N_("Predicted against measured"),
+            draw_prediction,
+            "predicted against measured step times, and the prediction over ranks; extrapolated values "
+            "are hollow or dashed",
+        ),
     )
-}  # fmt: skip
+}
 
 SUMMARY_PICTURE = "summary"
 SUMMARY_MEANING = "throughput of all rows, one colour a class; grey: not ranked"
+CAPTIONS = {SUMMARY_PICTURE: N_("Summary"), **{name: picture.caption for name, picture in PICTURES.items()}}
 SCENES_PER_WORKER = 3  # a worker needs a second to start: with fewer it does not pay
 
 
@@ -112,28 +166,31 @@ def draw_all_pictures(
     found: Sequence[Scene],
     rows: Sequence[ReportRow],
     title: str,
-    words: Words,
+    language: Language,
     problems: list[str],
 ) -> list[ScenePictures]:
     """Draw the summary, and every picture of every class and group; remove those of an earlier report.
 
-    Without a font that has the signs of the language the pictures are in English, which `problems` is told.
+    Without a font for the language the pictures are in English, and `problems` gets a sentence about it.
     """
-    needed = not all(map(needs_no_chinese_font, (words.title, title, *(scene.title for scene in found))))
-    font = chinese_font() if needed else None
-    spoken = words if font is not None or needs_no_chinese_font(words.title) else ENGLISH
-    readable = [_with_drawable_title(scene, font, spoken) for scene in found]
-    if spoken is not words or any(a.title != b.title for a, b in zip(found, readable, strict=True)):
+    needed = language.text("Report: {sweeps}")
+    plain = all(map(can_draw, (needed, title, *(scene.title for scene in found))))
+    families = [] if plain else chinese_font_families()
+    spoken = language if can_draw(needed, families) else ENGLISH
+    readable = [
+        dataclasses.replace(scene, title=_drawable(scene.title, families), language=spoken) for scene in found
+    ]
+    if spoken != language or any(a.title != b.title for a, b in zip(found, readable, strict=True)):
         problems.append(
-            f"no font with Chinese signs was found, so pictures do without. {FONT_ADVICE}{FONT_VARIABLE}"
+            f"no font has all characters of the pictures, so they do without. {FONT_ADVICE}{FONT_VARIABLE}"
         )
     names = [
         name
         for name in distinct_slugs([SUMMARY_PICTURE, *(scene.name for scene in found)])
         if name != SUMMARY_PICTURE
     ]
-    made = [_draw_summary_picture(folder, rows, title, spoken, font)]
-    draw = partial(draw_scene_pictures, folder, font=font)
+    made = [_draw_summary_picture(folder, rows, _drawable(title, families), spoken, chinese=bool(families))]
+    draw = partial(draw_scene_pictures, folder, chinese=bool(families))
     workers = min(len(os.sched_getaffinity(0)), len(readable) // SCENES_PER_WORKER)
     if workers > 1:
         # Not fork: other libraries have threads of their own by now.
@@ -145,17 +202,18 @@ def draw_all_pictures(
     return remove_old_pictures(folder, made)
 
 
-def draw_scene_pictures(folder: Path, scene: Scene, name: str, *, font: PlotFont | None) -> ScenePictures:
+def draw_scene_pictures(folder: Path, scene: Scene, name: str, *, chinese: bool) -> ScenePictures:
     """Draw every picture of one scene."""
     pictures = ScenePictures(title=scene.title)
-    for picture, entry in PICTURES.items():
-        with drawing_style(font):
-            drawn = entry.draw(scene)
+    for name_of_picture, picture in PICTURES.items():
+        with drawing_style(chinese=chinese):
+            drawn = picture.draw(scene)
             if drawn is None:
-                pictures.left_out.append(picture)
+                pictures.left_out.append(name_of_picture)
                 continue
-            save_figure(drawn, folder / f"{name}.{picture}")
-            pictures.files[picture] = f"plots/{name}.{picture}"
+            set_title(drawn, f"{scene.language.text(picture.caption)} – {scene.title}")
+            save_figure(drawn, folder / f"{name}.{name_of_picture}")
+            pictures.files[name_of_picture] = f"plots/{name}.{name_of_picture}"
     return pictures
 
 
@@ -169,17 +227,17 @@ def remove_old_pictures(folder: Path, made: list[ScenePictures]) -> list[ScenePi
 
 
 def _draw_summary_picture(
-    folder: Path, rows: Sequence[ReportRow], title: str, words: Words, font: PlotFont | None
+    folder: Path, rows: Sequence[ReportRow], title: str, language: Language, *, chinese: bool
 ) -> ScenePictures:
     pictures = ScenePictures(title=title)
-    with drawing_style(font):
-        drawn = draw_summary(rows, title if font or needs_no_chinese_font(title) else file_slug(title), words)
+    with drawing_style(chinese=chinese):
+        drawn = draw_summary(rows, language)
         if drawn is not None:
+            set_title(drawn, f"{language.text(CAPTIONS[SUMMARY_PICTURE])} – {title}")
             save_figure(drawn, folder / SUMMARY_PICTURE)
             pictures.files[SUMMARY_PICTURE] = f"plots/{SUMMARY_PICTURE}"
     return pictures
 
 
-def _with_drawable_title(scene: Scene, font: PlotFont | None, words: Words) -> Scene:
-    title = scene.title if font is not None or needs_no_chinese_font(scene.title) else file_slug(scene.title)
-    return dataclasses.replace(scene, title=title, words=words)
+def _drawable(title: str, families: Sequence[str]) -> str:
+    return title if can_draw(title, families) else file_slug(title)

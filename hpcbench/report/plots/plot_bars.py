@@ -27,12 +27,12 @@ class BarPart:
 
 
 def stacked_bars(
-    title: str, names: Sequence[str], parts: Mapping[str, BarPart], lengths: Sequence[Mapping[str, float]],
+    names: Sequence[str], parts: Mapping[str, BarPart], lengths: Sequence[Mapping[str, float]],
     label: str,
     *, unit: str = "", whole: float | None = None,
 ) -> Figure:  # fmt: skip
     """Draw stacked bars with their sums behind them; `whole` is where the axis ends (100 for shares)."""
-    drawn = new_figure(PLOT_IN + names_width_in(list(names)) + 1.2, 1.7 + BAR_ROW_IN * len(names), title)
+    drawn = new_figure(PLOT_IN + names_width_in(list(names)) + 1.2, 1.7 + BAR_ROW_IN * len(names))
     axes = drawn.add_subplot()
     end = whole or 1.14 * max(sum(each.values()) for each in lengths)
     for place, each in enumerate(lengths):

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,7 +17,10 @@ from matplotlib.ticker import MaxNLocator
 from hpcbench.analysis.figure_registry import ReportRow
 from hpcbench.report.plots.plot_style import COLOURS, GREY, PLOT_IN, name_legend, names_width_in, new_figure
 from hpcbench.report.scenes import Scene
+from hpcbench.report.translations import N_
 
+BAND_EXPLANATION = N_("line: mean over repeats; band: lowest to highest")
+EPOCH_END_EXPLANATION = N_("dotted: end of an epoch")
 LINES_PER_PANEL = len(COLOURS)
 PANEL_HEIGHT_IN = 2.9
 LINE_WIDTH, STRIPE_WIDTH = 1.4, 1.1  # in points
@@ -33,8 +37,20 @@ class TrainingCurve:
     high: Sequence[float]
 
 
+def curve_over_repeats(groups: Any) -> TrainingCurve:
+    """Return mean, lowest and highest value of each group of a series; groups are named by their x."""
+    over = groups.agg(["mean", "min", "max"]).astype(float)
+    return TrainingCurve(over.index.to_list(), *(over[name].to_list() for name in ("mean", "min", "max")))
+
+
+def epoch_curve(scene: Scene, row: ReportRow, column: str) -> TrainingCurve:
+    """Return the curve of a column over epochs."""
+    known = scene.of(row, scene.epochs).dropna(subset=[column])
+    return curve_over_repeats(known.groupby("epoch")[column])
+
+
 def draw_curve_panels(
-    title: str, rows: list[ReportRow], curve: Callable[[ReportRow], TrainingCurve], x_label: str, y_label: str
+    rows: list[ReportRow], curve: Callable[[ReportRow], TrainingCurve], x_label: str, y_label: str
 ) -> tuple[Figure, list[Axes]]:
     """Draw the curve of each row; panels share their axes, so that they can be compared."""
     curves = [curve(row) for row in rows]
@@ -42,7 +58,7 @@ def draw_curve_panels(
     starts = panel_starts(len(rows))
     panels = len(starts) - 1
     drawn = new_figure(
-        PLOT_IN + names_width_in(names) + 0.8, (4.0 if panels == 1 else PANEL_HEIGHT_IN * panels + 0.8), title
+        PLOT_IN + names_width_in(names) + 0.8, (4.0 if panels == 1 else PANEL_HEIGHT_IN * panels + 0.8)
     )
     grid = drawn.subplots(panels, 1, sharex=True, sharey=True, squeeze=False)
     marker = "o" if max(len(c.x) for c in curves) <= 30 else ""
@@ -139,18 +155,19 @@ class StepAxis:
         known = self.scene.of(row, self.scene.steps).dropna(subset=[column])
         bins = (known["step"] // self.bin_steps).rename("bin")
         repeats = known.groupby(["repeat", bins])[column].mean()
-        over = repeats.groupby("bin").agg(["mean", "min", "max"]).astype(float)
-        middles = [float(number) * self.bin_steps + (self.bin_steps + 1) / 2 for number in over.index]
+        over = curve_over_repeats(repeats.groupby("bin"))
+        middles = [float(number) * self.bin_steps + (self.bin_steps + 1) / 2 for number in over.x]
         x = middles if self.counts_steps else [step / row["steps_per_epoch"] for step in middles]
-        return TrainingCurve(x, over["mean"].to_list(), over["min"].to_list(), over["max"].to_list())
+        return replace(over, x=x)
 
     @property
     def label(self) -> str:
         """What the axis counts."""
-        words = self.scene.words.labels
         if not self.counts_steps:
-            return words["epochs_trained"]
-        return words["step_bins" if self.bin_steps > 1 else "step"].format(n=self.bin_steps)
+            return self.scene.language.text("Epochs trained")
+        if self.bin_steps > 1:
+            return self.scene.language.text("Training step (each point: mean of {n} steps)", n=self.bin_steps)
+        return self.scene.language.text("Training step")
 
     def mark_epochs(self, axes: Axes) -> None:
         """Draw a dotted line where each epoch ends, every so many where they are too many to see."""

@@ -8,10 +8,10 @@ import os
 import re
 import textwrap
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,82 +34,65 @@ CHINESE_FONT_FAMILIES = (
 )  # fmt: skip
 # The same fonts as files.
 CHINESE_FONT_FILES = (
-    "NotoSansCJK-Regular",
-    "NotoSansSC-Regular",
-    "SourceHanSans.*Regular",
-    "wqy-",
-    "msyh",
-    "simhei",
+    "NotoSansCJK-Regular", "NotoSansSC-Regular", "SourceHanSans.*Regular", "wqy-", "msyh", "simhei",
     "PingFang",
-)
+)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class PlotFont:
-    """A family of fonts, and its file where matplotlib does not know it by itself."""
+def chinese_font_families(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the families with Chinese characters that matplotlib can use; HPCBENCH_FONT names another one.
 
-    family: str
-    file: str | None = None
-
-    def load(self) -> None:
-        """Make it known to matplotlib in this process, once."""
-        if self.file and self.family not in {font.name for font in font_manager.fontManager.ttflist}:
-            bold = Path(self.file.replace("-Regular", "-Bold"))  # of titles
-            for file in {Path(self.file), bold} if bold.is_file() else {Path(self.file)}:
-                font_manager.fontManager.addfont(file)
-
-
-def chinese_font(environment: Mapping[str, str] = os.environ) -> PlotFont | None:
-    """Return a font with Chinese signs; None where there is none.
-
-    HPCBENCH_FONT names a file or a family. Raises InputError where that is no font.
+    Raises InputError where that variable names neither a font file nor an installed family.
     """
     named = environment.get(FONT_VARIABLE)
     if named:
-        return _font_named_by_user(named)
-    installed = _known_families()
-    found = next((family for family in CHINESE_FONT_FAMILIES if family in installed), None)
-    return PlotFont(found) if found else _font_unknown_to_matplotlib()
+        return [_font_named_by_user(named)]
+    if listed := _listed_families():
+        return listed
+    added = _add_unlisted_font()
+    return _listed_families() or added  # one file may hold several families
 
 
-def _known_families() -> set[str]:
-    return {font.name for font in font_manager.fontManager.ttflist}
+def _listed_families() -> list[str]:
+    known = font_manager.get_font_names()
+    return [family for family in CHINESE_FONT_FAMILIES if family in known]
 
 
-def _font_of_file(path: Path) -> PlotFont:
-    return PlotFont(str(font_manager.FontProperties(fname=path).get_name()), str(path))
+def _add_font(file: Path) -> str:
+    """Make a font known to matplotlib in this process, once; return its family."""
+    family = str(font_manager.FontProperties(fname=file).get_name())
+    if family not in font_manager.get_font_names():
+        bold = file.with_name(file.name.replace("-Regular", "-Bold"))  # of titles
+        for each in {file, bold} if bold.is_file() else {file}:
+            font_manager.fontManager.addfont(each)
+    return family
 
 
-def _font_unknown_to_matplotlib() -> PlotFont | None:
-    """Return a font that matplotlib, which keeps a list from its first start, does not know yet."""
-    files = sorted(font_manager.findSystemFonts())
-    matching = (
-        file for pattern in CHINESE_FONT_FILES for file in files if re.search(pattern, Path(file).name)
-    )
-    first = next(matching, None)
-    return _font_of_file(Path(first)) if first else None
+def _add_unlisted_font() -> list[str]:
+    """Add an installed font that is missing in the list which matplotlib keeps from its first start."""
+    files = sorted(map(Path, font_manager.findSystemFonts()))
+    matching = (file for pattern in CHINESE_FONT_FILES for file in files if re.search(pattern, file.name))
+    return [_add_font(file) for file in islice(matching, 1)]
 
 
-def _font_named_by_user(named: str) -> PlotFont:
+def _font_named_by_user(named: str) -> str:
     path = Path(named).expanduser()
     if path.is_file():
         try:
-            return _font_of_file(path)
+            return _add_font(path)
         except (RuntimeError, OSError) as error:
-            raise input_error("this is no font", key=FONT_VARIABLE, found=named) from error
-    if named not in _known_families():
-        raise input_error(
-            "no such font",
-            key=FONT_VARIABLE,
-            found=named,
-            allowed="a font file, or the family of an installed font",
-        )
-    return PlotFont(named)
+            raise input_error("not a font file", key=FONT_VARIABLE, found=named) from error
+    if named not in font_manager.get_font_names():
+        allowed = "a font file, or the family of an installed font"
+        raise input_error("no such font", key=FONT_VARIABLE, found=named, allowed=allowed)
+    return named
 
 
-def needs_no_chinese_font(text: str) -> bool:
-    """Say whether the font of matplotlib has all signs of a text, as far as that can be said from outside."""
-    return all(ord(sign) < 0x2E80 for sign in text)
+def can_draw(text: str, families: Sequence[str] = ()) -> bool:
+    """Say whether the default font or one of some families has each character of a text."""
+    names = (MATPLOTLIB_SETTINGS["font.family"], *families)
+    fonts = [font_manager.get_font(font_manager.findfont(name)) for name in names]
+    return all(any(font.get_char_index(ord(sign)) for font in fonts) for sign in text if not sign.isspace())
 
 
 # Okabe and Ito (2008), "Color Universal Design"; their yellow is too pale for lines on white.
@@ -139,26 +122,29 @@ MATPLOTLIB_SETTINGS: Any = {
 
 
 @contextmanager
-def drawing_style(further_font: PlotFont | None = None) -> Iterator[None]:
+def drawing_style(*, chinese: bool = False) -> Iterator[None]:
     """Draw inside this with our settings, whatever the user's matplotlibrc says.
 
-    `further_font` is used for the signs that the first font does not have.
+    `chinese` adds fonts for the characters that the default font does not have.
     """
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(MATPLOTLIB_SETTINGS)
-        if further_font is not None:
-            further_font.load()
-            mpl.rcParams["font.family"] = [MATPLOTLIB_SETTINGS["font.family"], further_font.family]
+        if chinese:
+            # A list here falls back for each character; a list in `font.sans-serif` does not.
+            mpl.rcParams["font.family"] = [MATPLOTLIB_SETTINGS["font.family"], *chinese_font_families()]
         yield
 
 
-def new_figure(width_in: float, height_in: float, title: str) -> Figure:
-    """Return an empty figure whose title fits its width."""
-    made = Figure(figsize=(width_in, height_in), layout="constrained")
-    lines = textwrap.wrap(title, max(20, int(width_in / (CHARACTER_IN * 1.25))))
-    made.suptitle("\n".join(lines), fontsize=11, fontweight="bold")
-    return made
+def new_figure(width_in: float, height_in: float) -> Figure:
+    """Return an empty figure."""
+    return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def set_title(drawn: Figure, title: str) -> None:
+    """Give a figure a title that fits its width."""
+    lines = textwrap.wrap(title, max(20, int(drawn.get_figwidth() / (CHARACTER_IN * 1.25))))
+    drawn.suptitle("\n".join(lines), fontsize=11, fontweight="bold")
 
 
 def shorten_name(name: str) -> str:

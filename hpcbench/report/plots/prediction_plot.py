@@ -28,16 +28,15 @@ def draw_prediction(scene: Scene) -> Figure | None:
     if not found:
         return None
     names = [standing.experiment for standing in found]
-    title = f"{scene.words.captions['prediction']} – {scene.title}"
     projected = any(standing.projected for standing in found)
-    drawn = new_figure((9.6 if projected else 5.4) + names_width_in(names) + 0.8, 4.6, title)
+    drawn = new_figure((9.6 if projected else 5.4) + names_width_in(names) + 0.8, 4.6)
     panels = drawn.subplots(1, 2 if projected else 1, squeeze=False)[0]
     handles = [_draw_point(panels[0], place, standing) for place, standing in enumerate(found)]
     _draw_diagonal(panels[0], found, scene)
     if projected:
         _draw_projection(panels[1], found, scene)
     dashed = Line2D([], [], color=GREY, linestyle="--")
-    more = [(dashed, scene.words.limits["extrapolated"])] if projected else []
+    more = [(dashed, scene.language.text("extrapolated"))] if projected else []
     name_legend(panels[-1], [*handles, *(line for line, _ in more)], [*names, *(label for _, label in more)])
     return drawn
 
@@ -72,8 +71,10 @@ def _draw_diagonal(axes: Axes, found: list[MeasuredVsPredicted], scene: Scene) -
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,g}")
         axis.set_minor_formatter(lambda value, _: f"{value:,g}" if f"{value:e}"[0] in "25" else "")
-    axes.set_xlabel(scene.words.limits["axis_measured"])
-    axes.set_ylabel(scene.words.limits["axis_predicted"].format(pct=f"{100 * ERROR_BAND:.0f}"))
+    axes.set_xlabel(scene.language.text("Measured step (ms)"))
+    axes.set_ylabel(
+        scene.language.text("Predicted step (ms); grey: within {pct} %", pct=f"{100 * ERROR_BAND:.0f}")
+    )
 
 
 def _draw_projection(axes: Axes, found: list[MeasuredVsPredicted], scene: Scene) -> None:
@@ -100,6 +101,6 @@ def _draw_projection(axes: Axes, found: list[MeasuredVsPredicted], scene: Scene)
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
-    axes.set_xlabel(scene.words.columns["ranks"])
-    axes.set_ylabel(scene.words.labels["throughput_samples_s"].format(unit=scene.unit))
+    axes.set_xlabel(scene.language.text("ranks"))
+    axes.set_ylabel(scene.language.text("Throughput ({unit}/s)", unit=scene.unit))
     axes.grid(color="0.92")

@@ -20,9 +20,7 @@ def draw_scaling(scene: Scene) -> Figure | None:
         return None
     lines = _scaling_lines(rows)
     names = [name for name, _ in lines]
-    drawn = new_figure(
-        PLOT_IN + names_width_in(names) + 0.8, 4.4, f"{scene.words.captions['scaling']} – {scene.title}"
-    )
+    drawn = new_figure(PLOT_IN + names_width_in(names) + 0.8, 4.4)
     axes = drawn.add_subplot()
     most = max(row["devices"] for row in rows)
     (ideal,) = axes.plot([1, most], [1, most], color=GREY, linestyle="--", linewidth=1)
@@ -35,13 +33,13 @@ def draw_scaling(scene: Scene) -> Figure | None:
         )
         (line,) = axes.plot(x, y, color=colour, marker=marker, markersize=6, linewidth=1.4)
         handles.append(line)
-    axes.set_xlabel(scene.words.labels["devices"])
-    axes.set_ylabel(scene.words.labels["speed_up"])
+    axes.set_xlabel(scene.language.text("Devices"))
+    axes.set_ylabel(scene.language.text("Speed-up against one device"))
     axes.set_xticks(sorted({1, *(row["devices"] for row in rows)}))
     axes.set_xlim(0.8, most + 0.2)
     axes.set_ylim(0, max(most, *(row["speed_up"] for row in rows)) * 1.06)
     axes.grid(color="0.92")
-    name_legend(axes, [ideal, *handles], [scene.words.labels["ideal"], *names])
+    name_legend(axes, [ideal, *handles], [scene.language.text("ideal"), *names])
     return drawn
 
 

@@ -21,9 +21,7 @@ def draw_staleness(scene: Scene) -> Figure | None:
     rows = scene.with_values(scene.runs, "staleness")
     if not rows:
         return None
-    drawn = new_figure(
-        PLOT_IN + 1, 0.9 + HISTOGRAM_IN * len(rows), f"{scene.words.captions['staleness']} – {scene.title}"
-    )
+    drawn = new_figure(PLOT_IN + 1, 0.9 + HISTOGRAM_IN * len(rows))
     grid = drawn.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)
     told = [_staleness_counts(scene, row) for row in rows]
     grid[0, 0].set_xlim(-0.6, max(FEWEST_BINS - 1, *map(max, told)) + 0.6)
@@ -32,14 +30,14 @@ def draw_staleness(scene: Scene) -> Figure | None:
         mean = sum(value * count for value, count in counts.items()) / whole
         axes.bar(list(counts), [100 * count / whole for count in counts.values()], color=BLUE, width=0.8)
         axes.set_title(
-            f"{shorten_name(row['experiment'])} – {scene.words.labels['average']} {mean:.3g}",
+            f"{shorten_name(row['experiment'])} – {scene.language.text('mean')} {mean:.3g}",
             fontsize=9,
             loc="left",
         )
-        axes.set_ylabel(scene.words.labels["updates_pct"])
+        axes.set_ylabel(scene.language.text("Share of updates (%)"))
         axes.grid(axis="y", color="0.92")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    grid[-1, 0].set_xlabel(scene.words.labels["staleness"])
+    grid[-1, 0].set_xlabel(scene.language.text("Staleness (updates by others since the pull)"))
     return drawn
 
 

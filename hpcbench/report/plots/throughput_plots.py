@@ -26,7 +26,7 @@ from hpcbench.report.plots.plot_style import (
 )
 from hpcbench.report.scenes import Scene, known_values
 from hpcbench.report.table_cells import rank_cell, rows_by_class, sample_unit, throughput_cell
-from hpcbench.report.words import Words
+from hpcbench.report.translations import Language
 
 THROUGHPUT_ROW_IN = 0.32
 LONGEST_INTERVAL = 1.5  # an interval that reaches beyond this many times the longest bar is cut there
@@ -38,11 +38,7 @@ def draw_throughput(scene: Scene) -> Figure | None:
     if not rows:
         return None
     names = [row["experiment"] for row in rows]
-    drawn = new_figure(
-        PLOT_IN + names_width_in(names) + 1.4,
-        1.6 + THROUGHPUT_ROW_IN * len(rows),
-        f"{scene.words.captions['throughput']} – {scene.title}",
-    )
+    drawn = new_figure(PLOT_IN + names_width_in(names) + 1.4, 1.6 + THROUGHPUT_ROW_IN * len(rows))
     axes = drawn.add_subplot()
     farthest = LONGEST_INTERVAL * max(row["throughput_samples_s"] for row in rows)
     reach = max(_draw_throughput_bar(axes, place, row, scene, farthest) for place, row in enumerate(rows))
@@ -50,14 +46,20 @@ def draw_throughput(scene: Scene) -> Figure | None:
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_yticks(range(len(rows)), [_ranked_label(row) for row in rows])
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(scene.words.labels["throughput_samples_s"].format(unit=scene.unit))
+    axes.set_xlabel(scene.language.text("Throughput ({unit}/s)", unit=scene.unit))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}")
     axes.grid(axis="x", color="0.9")
     handles = [
-        Patch(color=SKY, label=scene.words.labels["mean"]),
-        Line2D([], [], color=BLACK, linewidth=1.2, label=scene.words.labels["interval"]),
+        Patch(color=SKY, label=scene.language.text("mean over repeats")),
+        Line2D([], [], color=BLACK, linewidth=1.2, label=scene.language.text("95 % confidence interval")),
         Line2D(
-            [], [], color=BLUE, marker="o", markersize=3.5, linestyle="", label=scene.words.labels["repeat"]
+            [],
+            [],
+            color=BLUE,
+            marker="o",
+            markersize=3.5,
+            linestyle="",
+            label=scene.language.text("one repeat"),
         ),
     ]
     if all(row["throughput_ci_low"] is None for row in rows):
@@ -101,8 +103,8 @@ SUMMARY_ROW_IN = 0.26
 MOST_SUMMARY_BARS = 120  # bars; more are no picture any more: `ranking.csv` has them all
 
 
-def draw_summary(rows: Sequence[ReportRow], title: str, words: Words) -> Figure | None:
-    """Draw the throughput of all rows, one colour a class, grey where a row takes no rank."""
+def draw_summary(rows: Sequence[ReportRow], language: Language) -> Figure | None:
+    """Draw the throughput of all rows, one colour a class, grey where a row is not ranked."""
     known = [row for row in rows if row["throughput_samples_s"] is not None][:MOST_SUMMARY_BARS]
     if not known:
         return None
@@ -110,8 +112,7 @@ def draw_summary(rows: Sequence[ReportRow], title: str, words: Words) -> Figure 
     colours = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(classes)}
     names = [row["experiment"] for row in known]
     drawn = new_figure(
-        PLOT_IN + names_width_in(names) + 1.4, 1.7 + SUMMARY_ROW_IN * len(known) + 0.2 * len(classes),
-        f"{words.captions['summary']} – {title}",
+        PLOT_IN + names_width_in(names) + 1.4, 1.7 + SUMMARY_ROW_IN * len(known) + 0.2 * len(classes)
     )  # fmt: skip
     axes = drawn.add_subplot()
     for place, row in enumerate(known):
@@ -126,10 +127,10 @@ def draw_summary(rows: Sequence[ReportRow], title: str, words: Words) -> Figure 
         )  # fmt: skip
         if place and row["class"] != known[place - 1]["class"]:
             axes.axhline(place - 0.5, color="0.6", linewidth=0.7)
-    axes.set_xlabel(words.labels["throughput_samples_s"].format(unit=sample_unit(known)))
+    axes.set_xlabel(language.text("Throughput ({unit}/s)", unit=sample_unit(known)))
     label_rows(axes, names)
     handles = [Patch(color=colours[label], alpha=0.85, label=shorten_name(str(label))) for label in classes]
     if any(row["rank"] is None for row in known):
-        handles.append(Patch(color="#C8C8C8", label=words.labels["no_rank"]))
+        handles.append(Patch(color="#C8C8C8", label=language.text("not ranked")))
     drawn.legend(handles=handles, loc="outside lower center", ncols=min(2, len(handles)), frameon=False)
     return drawn

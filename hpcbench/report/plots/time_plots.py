@@ -22,7 +22,7 @@ from hpcbench.report.plots.plot_style import (
     shorten_name,
 )
 from hpcbench.report.scenes import Scene
-from hpcbench.report.table_cells import format_number
+from hpcbench.report.table_cells import LIFETIME_NAMES, PHASE_NAMES, format_number
 from hpcbench.runs.events import PHASES
 
 
@@ -31,16 +31,14 @@ def draw_epoch_time(scene: Scene) -> Figure | None:
     rows = scene.with_values(scene.epochs, "epoch_time_s")
     if not rows:
         return None
-    words = scene.words.labels
     return stacked_bars(
-        f"{scene.words.captions['epochtime']} – {scene.title}",
         [row["experiment"] for row in rows],
         {
-            "train": BarPart(words["training"], BLUE, "white"),
-            "evaluation": BarPart(words["evaluation"], ORANGE),
+            "train": BarPart(scene.language.text("training"), BLUE, "white"),
+            "evaluation": BarPart(scene.language.text("evaluation"), ORANGE),
         },
         [_epoch_parts(scene, row) for row in rows],
-        words["seconds_per_epoch"],
+        scene.language.text("Time per epoch (s)"),
         unit=" s",
     )
 
@@ -83,11 +81,7 @@ def draw_phases(scene: Scene) -> Figure | None:
         return None
     bars = [_phase_seconds(scene, row) for row in rows]
     names = [row["experiment"] for row in rows]
-    drawn = new_figure(
-        9.5 + names_width_in(names),
-        1.7 + PHASE_ROW_IN * len(rows),
-        f"{scene.words.captions['phases']} – {scene.title}",
-    )
+    drawn = new_figure(9.5 + names_width_in(names), 1.7 + PHASE_ROW_IN * len(rows))
     shares, seconds = drawn.subplots(1, 2, sharey=True)
     for place, bar in enumerate(bars):
         _draw_phase_bar(
@@ -96,16 +90,17 @@ def draw_phases(scene: Scene) -> Figure | None:
         _draw_phase_bar(seconds, place, bar.seconds, written=False)
         seconds.text(bar.whole, place, f" {format_number(bar.whole)} s", va="center", fontsize=8)
     shares.set_xlim(0, 100)
-    shares.set_xlabel(scene.words.labels["share_training_pct"])
+    shares.set_xlabel(scene.language.text("Share of training time (%)"))
     seconds.set_xlim(0, 1.18 * max(bar.whole for bar in bars))
-    seconds.set_xlabel(scene.words.labels["thousand"].format(unit=scene.unit))
+    seconds.set_xlabel(scene.language.text("Time for 1,000 {unit} (s)", unit=scene.unit))
     shares.set_ylim(len(rows) - 0.4, -0.6)
     shares.set_yticks(range(len(rows)), [shorten_name(name) for name in names])
     for axes in (shares, seconds):
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color="0.9")
     handles = [
-        Patch(color=colour, label=scene.words.phases[name]) for name, (colour, _) in PHASE_COLOURS.items()
+        Patch(color=colour, label=scene.language.text(PHASE_NAMES[name]))
+        for name, (colour, _) in PHASE_COLOURS.items()
     ]
     drawn.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return drawn
@@ -144,11 +139,13 @@ def draw_lifetime(scene: Scene) -> Figure | None:
     if not rows:
         return None
     return stacked_bars(
-        f"{scene.words.captions['time']} – {scene.title}",
         [row["experiment"] for row in rows],
-        {part: BarPart(scene.words.life[part], *LIFETIME_COLOURS[part]) for part in LIFETIME_PARTS},
+        {
+            part: BarPart(scene.language.text(LIFETIME_NAMES[part]), *LIFETIME_COLOURS[part])
+            for part in LIFETIME_PARTS
+        },
         [_lifetime_parts(scene, row) for row in rows],
-        scene.words.labels["seconds"],
+        scene.language.text("Time (s)"),
         unit=" s",
     )
 

@@ -8,7 +8,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from hpcbench.analysis.figure_registry import ReportRow
-from hpcbench.report.plots.plot_curves import StepAxis, TrainingCurve, draw_curve_panels, panel_starts
+from hpcbench.report.plots.plot_curves import (
+    BAND_EXPLANATION,
+    EPOCH_END_EXPLANATION,
+    StepAxis,
+    draw_curve_panels,
+    epoch_curve,
+    panel_starts,
+)
 from hpcbench.report.plots.plot_style import COLOURS
 from hpcbench.report.scenes import Scene
 
@@ -18,20 +25,11 @@ def draw_accuracy(scene: Scene) -> Figure | None:
     rows = scene.with_values(scene.epochs, "acc_pct")
     if not rows:
         return None
-
-    def curve(row: ReportRow) -> TrainingCurve:
-        known = scene.of(row, scene.epochs).dropna(subset=["acc_pct"])
-        over = known.groupby("epoch")["acc_pct"].agg(["mean", "min", "max"]).astype(float)
-        return TrainingCurve(
-            over.index.to_list(), over["mean"].to_list(), over["min"].to_list(), over["max"].to_list()
-        )
-
     drawn, _ = draw_curve_panels(
-        f"{scene.words.captions['accuracy']} – {scene.title}",
         rows,
-        curve,
-        f"{scene.words.labels['epoch']} ({scene.words.labels['band']})",
-        scene.words.labels["validation_pct"],
+        lambda row: epoch_curve(scene, row, "acc_pct"),
+        f"{scene.language.text('Epoch')} ({scene.language.text(BAND_EXPLANATION)})",
+        scene.language.text("Validation accuracy (%)"),
     )
     return drawn
 
@@ -42,15 +40,13 @@ def draw_learning(scene: Scene) -> Figure | None:
     if not rows or any(row["steps_per_epoch"] is None for row in rows):
         return None
     axis = StepAxis.of(scene, rows)
-    words = scene.words.labels
-    lines = f"{words['train_acc']}: {words['line']}"
-    points = f"{words['validation_acc']}: ◆"
+    lines = f"{scene.language.text('training')}: {scene.language.in_context('drawn', 'lines')}"
+    points = f"{scene.language.text('validation')}: ◆"
     drawn, panels = draw_curve_panels(
-        f"{scene.words.captions['learning']} – {scene.title}",
         rows,
         lambda row: axis.curve(row, "acc_pct"),
-        f"{axis.label}\n{lines}; {points}; {words['dotted']}",
-        words["acc_short"],
+        f"{axis.label}\n{lines}; {points}; {scene.language.text(EPOCH_END_EXPLANATION)}",
+        scene.language.text("Accuracy (%)"),
     )
     starts = panel_starts(len(rows))
     for place, row in enumerate(rows):
@@ -87,13 +83,12 @@ def draw_loss(scene: Scene) -> Figure | None:
     if not rows:
         return None
     axis = StepAxis.of(scene, rows)
-    words = scene.words.labels
+    explanation = "; ".join(map(scene.language.text, (BAND_EXPLANATION, EPOCH_END_EXPLANATION)))
     drawn, panels = draw_curve_panels(
-        f"{scene.words.captions['loss']} – {scene.title}",
         rows,
         lambda row: axis.curve(row, "loss"),
-        f"{axis.label}\n{words['band']}; {words['dotted']}",
-        words["per_sample"],
+        f"{axis.label}\n{explanation}",
+        scene.language.text("Training loss (mean per sample)"),
     )
     for axes in panels:
         if needs_logarithmic_scale(scene.steps["loss"]):
