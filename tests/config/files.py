@@ -19,8 +19,8 @@ HEAD = "version: 1\nname: s\nresources: {gpus_per_node: 0}\n"
 ON_TWO_GPUS = "version: 1\nname: s\nresources: {gpus_per_node: 2}\n"
 RUN = "runs:\n  - {strategy: ddp, ranks: 2}\n"
 
-# Strategies of every kind of seat, on options that exist: what follows from a kind can be tested before, and
-# apart from, the strategies that use it.
+# Strategies of every process layout, with existing options: the rules of a layout are tested without the
+# strategies that use it.
 _DDP = CATALOG.strategies["ddp"]
 KINDS = replace(
     CATALOG,

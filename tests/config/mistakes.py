@@ -1,4 +1,4 @@
-"""Sweep files with one mistake each, and parts of the message that it has to bring."""
+"""Sweep files with one mistake each, and parts of the expected message."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ CASES = {
         "one process",
         "allowed: 1",
     ),
-    "ranks not said on a CPU": (
+    "ranks not set on a CPU": (
         f"{HEAD}runs:\n  - {{strategy: ddp}}\n",
         "s.yaml:5: ranks",
         "has to set ranks",

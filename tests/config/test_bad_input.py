@@ -1,4 +1,4 @@
-"""Whatever is wrong with a sweep file, one message says what, where, and what to do instead."""
+"""Every mistake in a sweep file has one message with the problem, its place and the remedy."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_strategy_may_refuse_a_run(tmp_path: Path) -> None:
 
 
 def test_excluded_combination_may_be_impossible(tmp_path: Path) -> None:
-    """What cannot be is no error where it is excluded."""
+    """An impossible combination is no error if it is excluded."""
     grid = "grid: {ranks: [1, 3], global_batch: [64, 96]}"
     text = f"{HEAD}runs:\n  - strategy: ddp\n    {grid}\n"
     assert "does not split" in refusal(tmp_path, text)
@@ -68,8 +68,8 @@ def test_excluded_combination_may_be_impossible(tmp_path: Path) -> None:
     assert names(sweep) == ["ddp_bs64x1", "ddp_bs96x1", "ddp_bs32x3"]
 
 
-def test_circle_of_includes_is_told_file_by_file(tmp_path: Path) -> None:
-    """The message names the way round."""
+def test_cycle_of_includes_is_listed_file_by_file(tmp_path: Path) -> None:
+    """The message lists the files of the cycle."""
     write(tmp_path, f"version: 1\ninclude: [c.yaml]\n{RUN}", "b.yaml")
     write(tmp_path, f"version: 1\ninclude: [s.yaml]\n{RUN}", "c.yaml")
     message = refusal(tmp_path, f"{HEAD}include: [b.yaml]\n{RUN}")

@@ -38,7 +38,7 @@ def test_settings_lie_over_every_run(tmp_path: Path) -> None:
 
 
 def test_setting_takes_the_axis_out_of_a_grid(tmp_path: Path) -> None:
-    """What the command line fixes varies no more, nor does what it stands for."""
+    """A field that the command line sets no longer varies, nor does the field that it excludes."""
     text = f"{HEAD}runs:\n  - {{strategy: ddp, ranks: 2, grid: {{batch_size: [8, 16], seed: [0, 5]}}}}\n"
     for setting in ("batch_size=4", "global_batch=8"):
         sweep = load(tmp_path, text, settings=[setting])

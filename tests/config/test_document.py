@@ -52,7 +52,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", [name for name in CASES if name != "empty file"])
 def test_unsound_text_is_refused_with_its_line(case: str, tmp_path: Path) -> None:
-    """The message names the line and what is wrong there."""
+    """The message names the line and the problem."""
     text, start, part = CASES[case]
     with pytest.raises(InputError) as caught:
         read_document(write(tmp_path, text))
@@ -64,7 +64,7 @@ def test_unsound_text_is_refused_with_its_line(case: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing but a comment\n", "---\n"])
 def test_empty_file_has_no_value(text: str, tmp_path: Path) -> None:
-    """An empty file is told from one with an empty map."""
+    """An empty file differs from one with an empty map."""
     assert read_document(write(tmp_path, text)).value is None
 
 
@@ -121,12 +121,12 @@ _VALUES = st.recursive(
 
 def _paths(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(inner for key, each in items for inner in _paths(each, (*path, key)))]
+    return [path, *(inner for key, item in items for inner in _paths(item, (*path, key)))]
 
 
 @given(_VALUES, st.integers(0, 5))
 def test_values_come_back_with_a_line_for_every_path(value: Any, comments: int) -> None:
-    """Reading is the inverse of writing; lines move with what stands above."""
+    """Reading is the inverse of writing; lines move with the text above."""
     text = yaml.safe_dump({"top": value}, default_flow_style=False)
     plain, moved = (parse_document("# x\n" * n + text, "s.yaml") for n in (0, comments))
     assert plain.value == moved.value == {"top": value}

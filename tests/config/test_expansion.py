@@ -23,7 +23,7 @@ def _only(folder: Path, text: str, **arguments: Any) -> RunSpec:
 
 
 def test_more_specific_layer_wins(tmp_path: Path) -> None:
-    """Built-in, defaults, run, grid, command line: each covers the one before."""
+    """Built-in values, defaults, run, grid, command line: each layer overrides the one before."""
     layers: dict[str, tuple[str, tuple[str, ...], int]] = {
         "built-in": (f"{HEAD}{RUN}", (), 5),
         "defaults": (f"{HEAD}defaults: {{warmup_steps: 1}}\n{RUN}", (), 1),
@@ -33,8 +33,8 @@ def test_more_specific_layer_wins(tmp_path: Path) -> None:
         f"{HEAD}defaults: {{warmup_steps: 1}}\n{RUN[:-2]}, warmup_steps: 2, grid: {{warmup_steps: [3]}}}}\n"
     )
     layers |= {"grid": (grid, (), 3), "command line": (grid, ("warmup_steps=4",), 4)}
-    for name, (text, said, expected) in layers.items():
-        assert _only(tmp_path, text, settings=said).warmup_steps == expected, name
+    for name, (text, overrides, expected) in layers.items():
+        assert _only(tmp_path, text, settings=overrides).warmup_steps == expected, name
 
 
 def test_maps_merge_and_begin_anew_with_another_name(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_steps_replace_epochs_of_a_wider_level(tmp_path: Path) -> None:
     assert (run.epochs, run.steps) == (2, None)
 
 
-SEATS: dict[str, tuple[dict[str, int], int, tuple[int, int, int, int, str | None]]] = {
-    # strategy: said, GPUs of a node -> ranks, devices, shards, global batch of 64 a rank, backend
+PROCESS_COUNTS: dict[str, tuple[dict[str, int], int, tuple[int, int, int, int, str | None]]] = {
+    # strategy: fields, GPUs of a node -> ranks, devices, shards, global batch of 64 a rank, backend
     "single_gpu": ({}, 2, (1, 1, 1, 64, None)),
     "dp": ({}, 4, (1, 4, 1, 64, None)),
     "ddp": ({}, 2, (2, 1, 2, 128, "nccl")),
@@ -86,12 +86,12 @@ SEATS: dict[str, tuple[dict[str, int], int, tuple[int, int, int, int, str | None
 }
 
 
-@pytest.mark.parametrize("strategy", SEATS)
+@pytest.mark.parametrize("strategy", PROCESS_COUNTS)
 def test_seats_follow_from_the_strategy(strategy: str, tmp_path: Path) -> None:
     """Ranks, devices, shards and global batch are those of the table in docs/sweeps.md."""
-    said, gpus, expected = SEATS[strategy]
+    fields, gpus, expected = PROCESS_COUNTS[strategy]
     text = f"version: 1\nname: s\nresources: {{gpus_per_node: {gpus}}}\n" + yaml.safe_dump(
-        {"runs": [{"strategy": strategy, **said}]}
+        {"runs": [{"strategy": strategy, **fields}]}
     )
     run = _only(tmp_path, text, catalog=KINDS)
     assert (run.ranks, run.devices, run.data_shards, run.global_batch, run.backend) == expected
@@ -109,7 +109,7 @@ def test_nodes_multiply_ranks_and_cpus_talk_over_gloo(tmp_path: Path) -> None:
 
 
 def test_strategy_that_cannot_use_nccl_takes_gloo_unless_told_otherwise(tmp_path: Path) -> None:
-    """The usual backend is a default, what the sweep says is not."""
+    """A backend that the sweep does not set is a default."""
     text = f"{ON_TWO_GPUS}runs: [{{strategy: gloo_only}}]\n"
     assert _only(tmp_path, text, catalog=KINDS).backend == "gloo"
     with pytest.raises(InputError, match="no nccl"):
@@ -117,7 +117,7 @@ def test_strategy_that_cannot_use_nccl_takes_gloo_unless_told_otherwise(tmp_path
 
 
 def test_machine_fills_in_gpus_that_the_sweep_does_not_say(tmp_path: Path) -> None:
-    """`default_gpus_per_node` counts where nobody says gpus_per_node, and only there."""
+    """`default_gpus_per_node` applies where gpus_per_node is not set, and only there."""
     run = _only(tmp_path, "version: 1\nname: s\nruns: [{strategy: ddp}]\n", default_gpus_per_node=3)
     assert (run.ranks, run.resources.gpus_per_node, run.device) == (3, 3, "cuda")
     assert _only(tmp_path, f"{HEAD}{RUN}", default_gpus_per_node=3).device == "cpu"
@@ -158,14 +158,16 @@ def test_exclude_sees_what_follows(tmp_path: Path) -> None:
 
 
 def test_number_of_runs_is_the_product_of_the_axes() -> None:
-    """Every combination is there once, whatever the axes."""
+    """Every combination exists once, for any axes."""
     values: dict[str, list[Any]] = {
         "batch_size": [1, 2, 3], "seed": [10, 20, 30], "cache": ["none", "memory", "device"],
         "optimizer.lr": [0.1, 0.2, 0.3], "strategy_options.step_s": [1, 2.0, 0.5], "evaluate": [True, False],
     }  # fmt: skip
 
     @given(
-        st.fixed_dictionaries({}, optional={key: st.integers(1, len(each)) for key, each in values.items()})
+        st.fixed_dictionaries(
+            {}, optional={key: st.integers(1, len(options)) for key, options in values.items()}
+        )
     )
     @settings(max_examples=30, deadline=None)
     def check(sizes: dict[str, int]) -> None:

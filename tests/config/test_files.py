@@ -19,7 +19,7 @@ def test_file_without_a_name_is_named_by_itself(tmp_path: Path) -> None:
 
 
 def test_included_file_means_the_same_as_alone(tmp_path: Path) -> None:
-    """Defaults are each file's own; included runs come first; resources that it lacks come from outside."""
+    """Defaults belong to their file; included runs come first; resources that it lacks come from outside."""
     inner = "version: 1\ndefaults: {epochs: 7, ranks: 2}\nruns: [{strategy: ddp}]\n"
     write(tmp_path, inner, "inner.yaml")
     defaults = "defaults: {epochs: 3, warmup_steps: 1}\n"
@@ -35,7 +35,7 @@ def test_included_file_means_the_same_as_alone(tmp_path: Path) -> None:
 
 
 def test_file_included_twice_counts_once(tmp_path: Path) -> None:
-    """Two ways to one file are no circle and no duplicate, and a group of each way has its runs."""
+    """Two ways to one file are no cycle and no duplicate, and a group of each way has its runs."""
     write(tmp_path, f"{HEAD}{RUN}", "leaf.yaml")
     for name in "ab":
         group = f"groups: [{{id: {name}, factor: strategy}}]\n"

@@ -18,22 +18,22 @@ def load(folder: Path, text: str):  # type: ignore[no-untyped-def]
     return load_sweep([path], CATALOG)
 
 
-@pytest.mark.parametrize(("said", "meant"), [("true", True), ("false", False), ("3", 3)])
-def test_how_runs_are_packed_survives_reading_back(tmp_path: Path, said: str, meant: bool | int) -> None:
-    """`pack` is true unless said otherwise, and stands in the resolved sweep."""
+@pytest.mark.parametrize(("text", "meant"), [("true", True), ("false", False), ("3", 3)])
+def test_how_runs_are_packed_survives_reading_back(tmp_path: Path, text: str, meant: bool | int) -> None:
+    """`pack` is true by default, and the resolved sweep has it."""
     assert load(tmp_path, RUNS).pack is True
-    sweep = load(tmp_path, f"{RUNS}pack: {said}\n")
+    sweep = load(tmp_path, f"{RUNS}pack: {text}\n")
     assert sweep.pack == meant and type(sweep.pack) is type(meant)
     assert load(tmp_path, dump_sweep(sweep)).pack == meant
 
 
-@pytest.mark.parametrize("said", ["0", "-1", "null", "yes", "1.5", "[1]"])
-def test_what_is_no_way_to_pack(tmp_path: Path, said: str) -> None:
+@pytest.mark.parametrize("text", ["0", "-1", "null", "yes", "1.5", "[1]"])
+def test_bad_pack_is_refused(tmp_path: Path, text: str) -> None:
     """The message names the line and what is allowed."""
     with pytest.raises(
         InputError, match=r"sweep.yaml:3: pack: not a way to pack runs .*allowed: true, false"
     ):
-        load(tmp_path, f"{RUNS}pack: {said}\n")
+        load(tmp_path, f"{RUNS}pack: {text}\n")
 
 
 def test_keeping_checkpoints_changes_no_identity(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Speed, imports, the first sweep that a user sees, and the page that explains it all."""
+"""Speed, imports, the quickstart sweep, and the documentation of the sweep format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ QUICKSTART = ROOT / "sweeps" / "quickstart.yaml"
 
 
 def test_a_thousand_runs_load_in_under_two_seconds(tmp_path: Path) -> None:
-    """A list of a thousand different runs, with a group of all, is ready at once."""
+    """A list of a thousand different runs, with a group of all, loads quickly."""
     runs = "".join(
         f"  - {{strategy: ddp, ranks: 2, optimizer: {{lr: {n / 1000}}}}}\n" for n in range(1, 1001)
     )
@@ -83,12 +83,12 @@ def test_every_parameter_of_the_package_is_used() -> None:
 
 
 def test_quickstart_compares_five_ways_on_like_terms() -> None:
-    """Five runs, three times each, on CPUs, one global batch, in one group."""
+    """Five runs on CPUs with three repeats, one global batch and one group."""
     sweep = load_sweep([QUICKSTART], CATALOG)
     expected = [
         "single_gpu",
         "ddp",
-        *(f"collective_{each}" for each in ("per_parameter", "bucketed", "overlapped")),
+        *(f"collective_{mode}" for mode in ("per_parameter", "bucketed", "overlapped")),
     ]
     assert (sweep.name, names(sweep), len(sweep.runs)) == ("quickstart", expected, 15)
     assert {run.global_batch for run in sweep.runs} == {64}
@@ -100,7 +100,7 @@ def test_quickstart_compares_five_ways_on_like_terms() -> None:
 
 
 def test_example_of_the_page_is_what_the_page_says(tmp_path: Path) -> None:
-    """The first example loads, and to the runs that the text below it names."""
+    """The first example has the runs that the text below it names."""
     match = re.search(r"```yaml\n(.*?)```\n\nThis is four runs, each three times: (.*?)\.\n", PAGE, re.DOTALL)
     assert match
     sweep = load(tmp_path, match[1])
@@ -109,12 +109,12 @@ def test_example_of_the_page_is_what_the_page_says(tmp_path: Path) -> None:
 
 
 def test_page_has_every_field_name_and_option() -> None:
-    """Sections, fields, strategies, models, data sets and their options all have their words on the page."""
+    """The page has every section, field, strategy, model, data set and option."""
     schema = run_schema(CATALOG)
     options = {entry.options for entry in CATALOG.strategies.values()}
     options |= {entry.options for entry in CATALOG.datasets.values()}
     words = {*SECTIONS, *schema.children, *CATALOG.strategies, *CATALOG.models, *CATALOG.datasets}
-    words |= {word for each in options for word in map_of(each).children}
+    words |= {word for kind in options for word in map_of(kind).children}
     words |= {
         word for node in schema.children.values() if isinstance(node, MapSchema) for word in node.children
     }
