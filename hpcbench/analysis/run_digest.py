@@ -24,10 +24,9 @@ from hpcbench.analysis.run_figures import (
     derive_figures,
 )
 from hpcbench.analysis.run_history import LARGE_FIELDS, RecordedState, RunHistory, read_history
-from hpcbench.analysis.step_tables import StepTable, StoredSteps, step_table
+from hpcbench.analysis.step_windows import StepTable, StoredSteps, step_table
 from hpcbench.errors import RecordError
-from hpcbench.runs.results_folder import RunFolder
-from hpcbench.runs.spec_file import read_spec_json
+from hpcbench.runs.results_folder import RunFolder, read_spec_json
 from hpcbench.sweep.run_spec import RunSpec
 
 MAX_CURVE_POINTS = 120  # of a curve over steps: a line of more is noise to the eye

@@ -9,12 +9,12 @@ from hpcbench.audit.rules import (
     comparison_rules,
     learning_rules,
     machine_rules,
-    repeat_rules,
     replica_rules,
     sample_rules,
     table_rules,
     timing_rules,
 )
+from hpcbench.audit.rules.comparison_rules import REPEAT_RULES
 
 RULES_BY_TOPIC: dict[str, tuple[AuditRule, ...]] = {
     "Samples": sample_rules.SAMPLE_RULES,
@@ -24,7 +24,7 @@ RULES_BY_TOPIC: dict[str, tuple[AuditRule, ...]] = {
     "Learning": learning_rules.LEARNING_RULES,
     "Ceilings": ceiling_rules.CEILING_RULES,
     "Machine": machine_rules.MACHINE_RULES,
-    "Repeats": repeat_rules.REPEAT_RULES,
+    "Repeats": REPEAT_RULES,
     "Tables of others": table_rules.TABLE_RULES,
 }
 ALL_RULES: list[AuditRule] = [rule for topic in RULES_BY_TOPIC.values() for rule in topic]

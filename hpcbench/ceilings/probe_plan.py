@@ -12,10 +12,9 @@ from dataclasses import dataclass, replace
 
 from hpcbench.ceilings.ceiling_records import Ceiling, append_ceiling_lines, read_ceilings
 from hpcbench.ceilings.measurement_points import CEILING_OF_POINT, local_devices, points_of
-from hpcbench.runs.process_identity import this_host
+from hpcbench.runs.claim import this_host
 from hpcbench.runs.record_writer import write_atomically
-from hpcbench.runs.results_folder import ResultsFolder, RunFolder
-from hpcbench.runs.spec_file import StoredRun, read_spec_file
+from hpcbench.runs.results_folder import ResultsFolder, RunFolder, StoredRun, read_spec_file
 from hpcbench.strategies.strategy_registry import STRATEGIES
 from hpcbench.sweep.run_spec import RunSpec, limit_of
 

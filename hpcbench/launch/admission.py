@@ -17,9 +17,8 @@ from hpcbench.launch.slurm.slurm_client import SlurmSnapshot
 from hpcbench.runs.jobs import LivingJobs, read_jobs
 from hpcbench.runs.ledger import run_key
 from hpcbench.runs.placement import most_ranks_per_node
-from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.runs.results_folder import ResultsFolder, read_spec_json
 from hpcbench.runs.run_status import RunStatus, run_status
-from hpcbench.runs.spec_file import read_spec_json
 from hpcbench.sweep.catalog_entries import Catalog
 from hpcbench.sweep.run_spec import RunSpec, flatten_fields
 

@@ -30,8 +30,7 @@ from hpcbench.launch.rank_processes import SupervisorInbox
 from hpcbench.launch.supervisor import Assignment, supervise
 from hpcbench.runs.claim import AlreadyClaimedError, Claim, Ending, claim_next
 from hpcbench.runs.ledger import JobPlan, new_job_id
-from hpcbench.runs.results_folder import ResultsFolder, RunFolder
-from hpcbench.runs.spec_file import StoredRun
+from hpcbench.runs.results_folder import ResultsFolder, RunFolder, StoredRun
 from hpcbench.sweep.catalog_entries import Catalog, ProcessLayout
 from hpcbench.sweep.data_location import ROOT_VARIABLE, locate_data
 from hpcbench.sweep.run_spec import RunSpec

@@ -21,11 +21,9 @@ from hpcbench.launch.node_staging import keep_staged
 from hpcbench.launch.rank_processes import BareRuntime, RankRuntime, RankSet, SupervisorInbox
 from hpcbench.launch.supervisor import Assignment, local_ranks, supervise
 from hpcbench.runs import ledger
-from hpcbench.runs.claim import AlreadyClaimedError, Claim, Ending, claim_next
+from hpcbench.runs.claim import AlreadyClaimedError, Claim, Ending, claim_next, write_identity
 from hpcbench.runs.ledger import JobPlan, read_plan, run_key
-from hpcbench.runs.process_identity import write_identity
-from hpcbench.runs.results_folder import ResultsFolder, RunFolder
-from hpcbench.runs.spec_file import StoredRun, read_spec_file
+from hpcbench.runs.results_folder import ResultsFolder, RunFolder, StoredRun, read_spec_file
 from hpcbench.sweep.run_spec import RunSpec
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from hpcbench.errors import InputError
-from hpcbench.runs.process_identity import ProcessIdentity
+from hpcbench.runs.claim import ProcessIdentity
 
 QUEUE_VARIABLE = "HPCBENCH_QUEUE_DIR"
 # The same for every user, whatever their TMPDIR says.

@@ -13,8 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hpcbench.errors import HpcbenchError
-from hpcbench.runs.results_folder import ResultsFolder
-from hpcbench.runs.spec_file import read_spec_file
+from hpcbench.runs.results_folder import ResultsFolder, read_spec_file
 from hpcbench.tasks.shared_folders import stage_data
 
 STDOUT = 1

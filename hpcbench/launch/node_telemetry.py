@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 
 from hpcbench.launch.gpu_telemetry import GpuReader
+from hpcbench.runs.claim import this_host
 from hpcbench.runs.events import Telemetry
-from hpcbench.runs.process_identity import this_host
 from hpcbench.runs.record_writer import EventWriter
 from hpcbench.sweep.run_spec import RunSpec
 

@@ -19,9 +19,8 @@ from hpcbench.launch.slurm.slurm_client import SlurmSnapshot
 from hpcbench.launch.slurm.slurm_submission import SlurmExecutor
 from hpcbench.runs.claim import latest_claim
 from hpcbench.runs.placement import locate_ranks
-from hpcbench.runs.results_folder import ResultsFolder
+from hpcbench.runs.results_folder import ResultsFolder, read_spec_file
 from hpcbench.runs.run_status import BAD_STATES, RunState, RunStatus, read_status
-from hpcbench.runs.spec_file import read_spec_file
 from hpcbench.sweep.catalog_entries import Catalog
 from hpcbench.sweep.run_spec import limit_of
 

@@ -24,9 +24,8 @@ from hpcbench.runs.jobs import Jobs
 from hpcbench.runs.ledger import new_job_id
 from hpcbench.runs.placement import PLACEMENT_VARIABLE, TORCHRUN, Placement, without_launcher_variables
 from hpcbench.runs.record_reader import is_finished
-from hpcbench.runs.results_folder import RunFolder
+from hpcbench.runs.results_folder import RunFolder, StoredRun, read_spec_json
 from hpcbench.runs.run_status import RunStatus, run_status
-from hpcbench.runs.spec_file import StoredRun, read_spec_json
 from hpcbench.sweep.catalog_entries import Catalog
 from hpcbench.sweep.data_location import locate_data
 from hpcbench.sweep.run_spec import RunSpec

@@ -11,8 +11,8 @@ from pathlib import Path
 import submitit
 
 from hpcbench.launch.job_execution import run_job
+from hpcbench.runs.claim import write_identity
 from hpcbench.runs.ledger import read_plan
-from hpcbench.runs.process_identity import write_identity
 
 # submitit ends a local job after this long, and counts the time in the machine's queue, which is
 # unknown. The limits of the runs are the supervisor's business.

@@ -22,8 +22,7 @@ from hpcbench.launch.machine_resources import Machine, this_machine
 from hpcbench.launch.slurm.slurm_profile import Profile, find_profile
 from hpcbench.launch.slurm.slurm_submission import SlurmExecutor
 from hpcbench.runs.record_writer import write_atomically
-from hpcbench.runs.results_folder import KEPT_CHECKPOINTS, ResultsFolder
-from hpcbench.runs.spec_file import StoredRun
+from hpcbench.runs.results_folder import KEPT_CHECKPOINTS, ResultsFolder, StoredRun
 from hpcbench.sweep.catalog_entries import Catalog
 from hpcbench.sweep.data_location import ROOT_VARIABLE
 from hpcbench.sweep.run_spec import RunSpec, Sweep

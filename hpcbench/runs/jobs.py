@@ -14,9 +14,8 @@ from typing import Protocol, overload
 
 from hpcbench.errors import HpcbenchError
 from hpcbench.runs import ledger
-from hpcbench.runs.claim import Claim
+from hpcbench.runs.claim import Claim, ProcessIdentity, read_identity
 from hpcbench.runs.ledger import array_element_id
-from hpcbench.runs.process_identity import ProcessIdentity, read_identity
 from hpcbench.runs.results_folder import JobFolder, ResultsFolder
 
 # A job ends its ranks within five seconds; what still lives after this is killed.

@@ -16,8 +16,7 @@ from hpcbench.runs.events import Interrupted, RunFailed, RunStarted, Steps
 from hpcbench.runs.jobs import AskScheduler, Job, Jobs, LivingJobs, read_jobs
 from hpcbench.runs.ledger import run_key
 from hpcbench.runs.record_reader import RecordLine, first_line, is_finished, last_lines, last_log_lines
-from hpcbench.runs.results_folder import FIRST_NODE, ResultsFolder, RunFolder
-from hpcbench.runs.spec_file import read_spec_json
+from hpcbench.runs.results_folder import FIRST_NODE, ResultsFolder, RunFolder, read_spec_json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -242,7 +242,7 @@ LOCAL_SGD = StrategyEntry(
 )  # fmt: skip
 # What is wrong on purpose promises to be exact, so that the audit finds it.
 FAULTY = StrategyEntry(
-    target="hpcbench.teaching.faulty_strategies:build", processes=ProcessLayout.DATA_PARALLEL,
+    target="hpcbench.teaching.faulty_methods:build", processes=ProcessLayout.DATA_PARALLEL,
     options=FaultyOptions, backends=GLOO_OR_NCCL, traffic=None, is_asynchronous=never,
     steps_per_exchange=every_step, exchange_after_backward=never, waited_transfer=no_transfer,
     exchange_can_be_left_out=False, is_exact=always, reference_rank=0, splits_batch_on_devices=False,

@@ -132,7 +132,7 @@ DATASETS: dict[str, DatasetEntry] = {
         check=_refuse_folder_run,
     ),
     "faulty_digits": DatasetEntry(
-        target="hpcbench.teaching.faulty_digits:load_faulty_digits_dataset",
+        target="hpcbench.teaching.faulty_methods:load_faulty_digits_dataset",
         options=FaultyDigitsOptions,
         unit="img",
         channels=1,

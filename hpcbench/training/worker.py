@@ -19,9 +19,8 @@ from hpcbench.errors import InputError
 from hpcbench.runs.events import Interrupted, RunFailed
 from hpcbench.runs.placement import Placement
 from hpcbench.runs.record_writer import EventWriter
-from hpcbench.runs.results_folder import RunFolder
+from hpcbench.runs.results_folder import RunFolder, read_spec_json
 from hpcbench.runs.run_environment import bind_to_cores
-from hpcbench.runs.spec_file import read_spec_json
 from hpcbench.strategies.strategy_registry import STRATEGIES
 from hpcbench.sweep.run_spec import RunSpec
 from hpcbench.tasks.data_check import find_data_problem

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hpcbench.runs.ledger import JobPlan
-from hpcbench.runs.spec_file import StoredRun
+from hpcbench.runs.results_folder import StoredRun
 from tests.cluster.helpers import Lab, noop
 
 HOOKS = {"none": "None", "fails": "lambda job, runs: 1 / 0"}

@@ -20,9 +20,8 @@ from hpcbench.analysis.results_loading import LoadedResults, load_results
 from hpcbench.ceilings.step_prediction import LimitingResource, MissingCeiling, StepPrediction
 from hpcbench.report.collection import collect_results
 from hpcbench.report.limit_tables import limit_sentence, limit_tables
-from hpcbench.report.plots.ceiling_plot import draw_limits
+from hpcbench.report.plots.limit_plots import draw_limits, draw_prediction
 from hpcbench.report.plots.plot_style import drawing_style
-from hpcbench.report.plots.prediction_plot import draw_prediction
 from hpcbench.report.scenes import Scene, build_scenes
 from hpcbench.report.translations import ENGLISH, language_of
 from hpcbench.runs.events import Epoch, Event, ExchangeAblation, Steps

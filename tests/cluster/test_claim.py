@@ -10,9 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from hpcbench.runs.claim import SILENT_AFTER_S, AlreadyClaimedError, Claim, Ending, claim_next, latest_claim
+from hpcbench.runs.claim import (
+    SILENT_AFTER_S,
+    AlreadyClaimedError,
+    Claim,
+    Ending,
+    ProcessIdentity,
+    claim_next,
+    latest_claim,
+)
 from hpcbench.runs.events import RunFinished
-from hpcbench.runs.process_identity import ProcessIdentity
 from hpcbench.runs.record_writer import EventWriter
 from hpcbench.runs.results_folder import RunFolder
 from tests.cluster.helpers import noop

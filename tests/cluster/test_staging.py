@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpcbench.launch.node_staging import keep_staged
-from hpcbench.runs.results_folder import ResultsFolder
-from hpcbench.runs.spec_file import StoredRun
+from hpcbench.runs.results_folder import ResultsFolder, StoredRun
 from hpcbench.sweep.run_spec import InputOptions
 from hpcbench.tasks.shared_folders import stage_data
 from tests.cluster.helpers import eventually, noop

@@ -15,8 +15,7 @@ from hpcbench.launch.supervisor import Assignment, supervise
 from hpcbench.runs.claim import Claim, claim_next, latest_claim
 from hpcbench.runs.events import Interrupted, RunFailed, RunStarted, Telemetry
 from hpcbench.runs.record_reader import read_events
-from hpcbench.runs.results_folder import FIRST_NODE, RunFolder
-from hpcbench.runs.spec_file import StoredRun, read_spec_file
+from hpcbench.runs.results_folder import FIRST_NODE, RunFolder, StoredRun, read_spec_file
 from hpcbench.sweep.run_spec import RunSpec
 from tests.cluster.helpers import Lab, eventually, injected, noop, slow
 

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from hpcbench.analysis.ranking import rank_runs
 from hpcbench.analysis.result_rows import plain_rows
 from hpcbench.analysis.results_loading import load_results
-from hpcbench.report.plots.communication_plot import draw_communication
+from hpcbench.report.plots.communication_plots import draw_communication
 from hpcbench.report.scenes import build_scenes
 from hpcbench.report.translations import ENGLISH
 from hpcbench.runs.events import ExchangeAblation

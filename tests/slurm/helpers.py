@@ -17,7 +17,7 @@ from hpcbench.runs import ledger
 from hpcbench.runs.claim import latest_claim
 from hpcbench.runs.events import Event
 from hpcbench.runs.record_reader import read_events
-from hpcbench.runs.spec_file import read_spec_json
+from hpcbench.runs.results_folder import read_spec_json
 from tests.cluster.helpers import Lab, eventually
 
 LAB_SCRIPTS = Path(__file__).parents[2] / "slurm" / "lab"

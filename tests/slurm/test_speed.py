@@ -20,8 +20,7 @@ from hpcbench.launch.supervisor import thread_environment
 from hpcbench.runs.events import Steps
 from hpcbench.runs.placement import Placement
 from hpcbench.runs.record_reader import read_events
-from hpcbench.runs.results_folder import RunFolder
-from hpcbench.runs.spec_file import StoredRun, read_spec_file
+from hpcbench.runs.results_folder import RunFolder, StoredRun, read_spec_file
 from tests.slurm.helpers import PATIENCE_S, ClusterLab
 
 pytestmark = [pytest.mark.slurm, pytest.mark.speed, pytest.mark.timeout(900)]

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 
 from hpcbench.analysis.run_figures import Observation
 from hpcbench.audit.audit_findings import AuditRule, FindingScope, Severity
-from hpcbench.audit.tables.experiment_names import NOT_SYNCHRONOUS
 from hpcbench.audit.tables.foreign_table import ForeignRow, ForeignTable
+from hpcbench.audit.tables.table_headers import NOT_SYNCHRONOUS
 
 RATIO_TOLERANCE = 0.01  # a mean of rates and the rounding of tables stay below this
 MAX_FITTED_RANKS = 64

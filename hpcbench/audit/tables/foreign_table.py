@@ -10,14 +10,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hpcbench.analysis.run_figures import Observation
-from hpcbench.audit.tables.experiment_names import NameFacts, read_name, read_switch
 from hpcbench.audit.tables.table_headers import (
     TIME_UNITS,
+    NameFacts,
     TableColumn,
     choose_columns,
     normalise_header,
     rate_unit,
     read_header,
+    read_name,
+    read_switch,
 )
 from hpcbench.audit.tables.table_text import TextRow, TextTable, read_table_text, split_tables
 from hpcbench.errors import SourcePlace, input_error

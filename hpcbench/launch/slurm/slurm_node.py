@@ -33,14 +33,19 @@ from hpcbench.launch.slurm.peers import (
 from hpcbench.launch.slurm.slurm_client import SlurmError, SlurmSnapshot, run_slurm
 from hpcbench.launch.supervisor import GRACE_S, Assignment, local_ranks, rank_environment
 from hpcbench.runs import ledger
-from hpcbench.runs.claim import AlreadyClaimedError, Claim, claim_next, latest_claim, read_claim
+from hpcbench.runs.claim import (
+    AlreadyClaimedError,
+    Claim,
+    claim_next,
+    latest_claim,
+    read_claim,
+    write_identity,
+)
 from hpcbench.runs.jobs import is_job_over
 from hpcbench.runs.ledger import JobPlan, array_element_id, read_plan, run_key
 from hpcbench.runs.placement import ranks_on_node
-from hpcbench.runs.process_identity import write_identity
 from hpcbench.runs.record_reader import is_finished
-from hpcbench.runs.results_folder import ResultsFolder, RunFolder
-from hpcbench.runs.spec_file import StoredRun, read_spec_file
+from hpcbench.runs.results_folder import ResultsFolder, RunFolder, StoredRun, read_spec_file
 from hpcbench.sweep.run_spec import RunSpec
 
 

@@ -18,10 +18,9 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from hpcbench.analysis.figure_registry import ReportRow
-from hpcbench.report.plots.ceiling_plot import draw_limits
-from hpcbench.report.plots.communication_plot import draw_communication
+from hpcbench.report.plots.communication_plots import draw_communication, draw_staleness
 from hpcbench.report.plots.epoch_panels_plot import draw_epoch_panels
-from hpcbench.report.plots.pareto_plot import draw_pareto
+from hpcbench.report.plots.limit_plots import draw_limits, draw_prediction
 from hpcbench.report.plots.plot_style import (
     FONT_ADVICE,
     FONT_VARIABLE,
@@ -31,9 +30,7 @@ from hpcbench.report.plots.plot_style import (
     save_figure,
     set_title,
 )
-from hpcbench.report.plots.prediction_plot import draw_prediction
-from hpcbench.report.plots.scaling_plot import draw_scaling
-from hpcbench.report.plots.staleness_plot import draw_staleness
+from hpcbench.report.plots.scaling_plots import draw_pareto, draw_scaling
 from hpcbench.report.plots.throughput_plots import draw_summary, draw_throughput
 from hpcbench.report.plots.time_plots import draw_epoch_time, draw_lifetime, draw_phases
 from hpcbench.report.plots.training_curve_plots import draw_accuracy, draw_learning, draw_loss

@@ -1,14 +1,24 @@
-"""Communication overhead: the part of a step that is exposed exchange; push and pull of a parameter server
-are shown separately.
-"""
+"""Communication overhead, and staleness of gradients at a parameter server."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from hpcbench.analysis.figure_registry import ReportRow
 from hpcbench.report.plots.plot_bars import BarPart, stacked_bars
-from hpcbench.report.plots.plot_style import ORANGE, PURPLE, VERMILION
+from hpcbench.report.plots.plot_style import (
+    BLUE,
+    ORANGE,
+    PLOT_IN,
+    PURPLE,
+    VERMILION,
+    new_figure,
+    shorten_name,
+)
 from hpcbench.report.scenes import Scene
 from hpcbench.runs.events import PHASES
 
@@ -62,3 +72,39 @@ def _step_parts_ms(scene: Scene, row: ReportRow) -> dict[str, float]:
         "pull": pull,
         "rest": whole - exchange,
     }
+
+
+HISTOGRAM_IN = 2.1
+FEWEST_BINS = 5  # on the axis: 0 alone would be a wall
+
+
+def draw_staleness(scene: Scene) -> Figure | None:
+    """Draw a histogram for each run whose servers recorded it, on common axes."""
+    rows = scene.with_values(scene.runs, "staleness")
+    if not rows:
+        return None
+    drawn = new_figure(PLOT_IN + 1, 0.9 + HISTOGRAM_IN * len(rows))
+    grid = drawn.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)
+    told = [_staleness_counts(scene, row) for row in rows]
+    grid[0, 0].set_xlim(-0.6, max(FEWEST_BINS - 1, *map(max, told)) + 0.6)
+    for axes, row, counts in zip(grid[:, 0], rows, told, strict=True):
+        whole = counts.total()
+        mean = sum(value * count for value, count in counts.items()) / whole
+        axes.bar(list(counts), [100 * count / whole for count in counts.values()], color=BLUE, width=0.8)
+        axes.set_title(
+            f"{shorten_name(row['experiment'])} – {scene.language.text('mean')} {mean:.3g}",
+            fontsize=9,
+            loc="left",
+        )
+        axes.set_ylabel(scene.language.text("Share of updates (%)"))
+        axes.grid(axis="y", color="0.92")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    grid[-1, 0].set_xlabel(scene.language.text("Staleness (updates by others since the pull)"))
+    return drawn
+
+
+def _staleness_counts(scene: Scene, row: ReportRow) -> Counter[int]:
+    counts: Counter[int] = Counter()
+    for text in scene.of(row, scene.runs)["staleness"].dropna():
+        counts.update({int(value): count for value, count in json.loads(text).items()})
+    return counts
