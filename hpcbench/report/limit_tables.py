@@ -91,7 +91,7 @@ def limit_sentence(standing: MeasuredVsPredicted, unit: str, language: Language)
     reached = standing.of_predicted
     if reached is None:
         return language.text("no throughput was measured; {binds}", binds=binds) + language.stop
-    told = language.text(
+    sentence = language.text(
         "{pct} % of the {predicted} {unit}/s that its ceilings predict; {binds}",
         pct=f"{100 * reached:.0f}",
         predicted=format_number(standing.predicted.samples_s),
@@ -100,12 +100,12 @@ def limit_sentence(standing: MeasuredVsPredicted, unit: str, language: Language)
     )
     excess = standing.excess
     if reached < EXPLAINED_BELOW and excess:
-        told += language.text(
+        sentence += language.text(
             "; beyond the prediction a step spends {ms} ms on {what}",
             what=language.text(EXCESS_NAMES[excess[0]]),
             ms=format_number(1000 * excess[1]),
         )
-    return told + language.stop
+    return sentence + language.stop
 
 
 def limits_csv(standings: Mapping[str, MeasuredVsPredicted]) -> str:
@@ -119,12 +119,12 @@ def limits_csv(standings: Mapping[str, MeasuredVsPredicted]) -> str:
 
 
 def _csv_row(standing: MeasuredVsPredicted) -> dict[str, object]:
-    reached, told = standing.of_predicted, limit_columns(standing)
+    reached, columns = standing.of_predicted, limit_columns(standing)
     row: dict[str, object] = {
         "experiment": standing.experiment, "limit": standing.limit, "step_s": standing.step_s,
         "of_predicted_pct": None if reached is None else 100 * reached,
         "throughput_samples_s": standing.samples_s, "mfu_pct": standing.mfu_pct,
-        "predicted_samples_s": told["predicted_samples_s"],
+        "predicted_samples_s": columns["predicted_samples_s"],
         "compute_ceiling_samples_s": standing.compute_samples_s,
         "input_ceiling_samples_s": standing.input_samples_s,
     }  # fmt: skip
@@ -152,7 +152,7 @@ def _class_table(
     )  # fmt: skip
     for row in rows:
         standing = standings[row["experiment"]]
-        told = limit_columns(standing)
+        columns = limit_columns(standing)
         mark = (
             "*"
             if not isinstance(standing.predicted, MissingCeiling) and standing.predicted.extrapolated
@@ -160,9 +160,9 @@ def _class_table(
         )
         body.append((
             row["experiment"], format_number(standing.samples_s),
-            format_number(told["predicted_samples_s"]) + mark, _percent_text(told["of_predicted_pct"]),
+            format_number(columns["predicted_samples_s"]) + mark, _percent_text(columns["of_predicted_pct"]),
             language.text(LIMIT_NAMES[standing.limit]) if standing.limit else EMPTY_CELL,
-            _percent_text(told["mfu_pct"]),
+            _percent_text(columns["mfu_pct"]),
             limit_sentence(standing, unit, language),
         ))  # fmt: skip
     return ReportTable(label, heads, body)

@@ -112,22 +112,22 @@ def _difference_columns(which: str, pair: RunPair, row: ReportRow, rank_by: str)
     mean, half = pair.difference.mean, pair.difference.half_interval()
     side = 1.0 if pair.first == row["experiment"] else -1.0
     other = pair.second if side > 0 else pair.first
-    told: dict[str, Any] = {f"{which}_experiment": other}
+    columns: dict[str, Any] = {f"{which}_experiment": other}
     if mean is None:
-        return told
+        return columns
     scale = math.exp if RANKING_MEASURES[rank_by].logarithmic else float
-    told[f"{which}_effect"] = scale(side * mean)
+    columns[f"{which}_effect"] = scale(side * mean)
     if half is not None:
-        told |= {
+        columns |= {
             f"{which}_effect_low": scale(side * mean - half),
             f"{which}_effect_high": scale(side * mean + half),
         }  # fmt: skip
     if pair.p_holm is not None:
-        told |= {
+        columns |= {
             f"{which}_p_holm": pair.p_holm, f"{which}_supported": pair.supported,
             f"{which}_repeats_needed": pair.repeats_needed(),
         }  # fmt: skip
-    return told
+    return columns
 
 
 def _difference_text(row: ReportRow, which: str, language: Language) -> str:
@@ -136,13 +136,13 @@ def _difference_text(row: ReportRow, which: str, language: Language) -> str:
         return EMPTY_CELL
     ratio = RANKING_MEASURES[row["column"]].logarithmic
     low, high = row[f"{which}_effect_low"], row[f"{which}_effect_high"]
-    told = f"x {effect:.3g}" if ratio else f"{effect:+.3g}"
+    effect_text = f"x {effect:.3g}" if ratio else f"{effect:+.3g}"
     if low is not None:
-        told += f" [{low:.3g}, {high:.3g}]"
+        effect_text += f" [{low:.3g}, {high:.3g}]"
     supported = row[f"{which}_supported"]
     if supported is None:
-        return f"{told} {language.text('not tested')}"
-    return f"{told} {language.text('supported') if supported else language.text('not supported')}"
+        return f"{effect_text} {language.text('not tested')}"
+    return f"{effect_text} {language.text('supported') if supported else language.text('not supported')}"
 
 
 def _repeats_needed_text(row: ReportRow, which: str) -> str:

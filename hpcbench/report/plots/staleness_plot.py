@@ -23,12 +23,14 @@ def draw_staleness(scene: Scene) -> Figure | None:
         return None
     drawn = new_figure(PLOT_IN + 1, 0.9 + HISTOGRAM_IN * len(rows))
     grid = drawn.subplots(len(rows), 1, sharex=True, sharey=True, squeeze=False)
-    told = [_staleness_counts(scene, row) for row in rows]
-    grid[0, 0].set_xlim(-0.6, max(FEWEST_BINS - 1, *map(max, told)) + 0.6)
-    for axes, row, counts in zip(grid[:, 0], rows, told, strict=True):
-        whole = counts.total()
-        mean = sum(value * count for value, count in counts.items()) / whole
-        axes.bar(list(counts), [100 * count / whole for count in counts.values()], color=BLUE, width=0.8)
+    histograms = [_staleness_counts(scene, row) for row in rows]
+    grid[0, 0].set_xlim(-0.6, max(FEWEST_BINS - 1, *map(max, histograms)) + 0.6)
+    for axes, row, counts in zip(grid[:, 0], rows, histograms, strict=True):
+        update_count = counts.total()
+        mean = sum(value * count for value, count in counts.items()) / update_count
+        axes.bar(
+            list(counts), [100 * count / update_count for count in counts.values()], color=BLUE, width=0.8
+        )
         axes.set_title(
             f"{shorten_name(row['experiment'])} – {scene.language.text('mean')} {mean:.3g}",
             fontsize=9,
