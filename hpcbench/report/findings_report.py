@@ -76,10 +76,10 @@ def findings_markdown(findings: Sequence[Finding], language: Language) -> str:
     """
     if not findings:
         return ""
-    told = rule_texts(language)
+    texts = rule_texts(language)
     parts = [f"## {escape_markdown(language.text('Findings'))}\n"]
     for (severity, code, advice), group in groupby(findings, lambda f: (f.severity, f.code, f.advice)):
-        what, todo = told.get(code, ("", advice))
+        what, todo = texts.get(code, ("", advice))
         sentences = [todo] if language == ENGLISH or not what else [what, todo]
         lines = [
             f"- {_row_names(each, language)}{language.colon}{escape_markdown(each.message)}" for each in group
@@ -104,19 +104,19 @@ def findings_by_rule(
     by_code: dict[str, list[Finding]] = {}
     for finding in findings:
         by_code.setdefault(finding.code, []).append(finding)
-    told = rule_texts(language)
-    return [_rule_entry(code, told, found, anchors, language) for code, found in by_code.items()]
+    texts = rule_texts(language)
+    return [_rule_entry(code, texts, found, anchors, language) for code, found in by_code.items()]
 
 
 def _rule_entry(
     code: str,
-    told: Mapping[str, tuple[str, str]],
+    texts: Mapping[str, tuple[str, str]],
     found: list[Finding],
     anchors: Mapping[str, str],
     language: Language,
 ) -> dict[str, Any]:
     first = found[0]
-    what, advice = told.get(code, ("", first.advice))
+    what, advice = texts.get(code, ("", first.advice))
     return {
         "code": code,
         "anchor": f"finding-{code}",
@@ -139,8 +139,8 @@ def _rule_entry(
 
 
 def _figures_text(figures: Mapping[str, Any]) -> str:
-    told = ", ".join(f"{key} = {_figure_text(value)}" for key, value in figures.items())
-    return told if len(told) <= LONGEST_FIGURES_TEXT else f"{told[:LONGEST_FIGURES_TEXT]}…"
+    text = ", ".join(f"{key} = {_figure_text(value)}" for key, value in figures.items())
+    return text if len(text) <= LONGEST_FIGURES_TEXT else f"{text[:LONGEST_FIGURES_TEXT]}…"
 
 
 def _figure_text(value: Any) -> str:

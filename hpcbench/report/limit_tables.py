@@ -91,7 +91,7 @@ def limit_sentence(standing: MeasuredVsPredicted, unit: str, language: Language)
     reached = standing.of_predicted
     if reached is None:
         return language.text("no throughput was measured; {binds}", binds=binds) + language.stop
-    told = language.text(
+    sentence = language.text(
         "{pct} % of the {predicted} {unit}/s that its ceilings predict; {binds}",
         pct=f"{100 * reached:.0f}",
         predicted=format_number(standing.predicted.samples_s),
@@ -100,12 +100,12 @@ def limit_sentence(standing: MeasuredVsPredicted, unit: str, language: Language)
     )
     excess = standing.excess
     if reached < EXPLAINED_BELOW and excess:
-        told += language.text(
+        sentence += language.text(
             "; beyond the prediction a step spends {ms} ms on {what}",
             what=language.text(EXCESS_NAMES[excess[0]]),
             ms=format_number(1000 * excess[1]),
         )
-    return told + language.stop
+    return sentence + language.stop
 
 
 def limits_csv(standings: Mapping[str, MeasuredVsPredicted]) -> str:

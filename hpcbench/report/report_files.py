@@ -28,7 +28,7 @@ LOCK_WAIT_S = 600  # a report of hundreds of pictures takes minutes
 
 @contextmanager
 def report_folder(folder: Path) -> Iterator[Path]:
-    """Make a report folder and hold it alone; what can't be written there is told as the user's problem."""
+    """Make a report folder and hold it alone; raises an InputError where that cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".collect.lock", timeout=LOCK_WAIT_S):
@@ -44,7 +44,7 @@ def unwritable_report_error(folder: Path, error: OSError) -> InputError:
     return input_error(
         f"the report cannot be written: {error.strerror or error}",
         key=str(error.filename or folder),
-        hint="Make the folder writable, or move what stands there",
+        hint="Make the folder writable, or remove the file of that name",
     )
 
 

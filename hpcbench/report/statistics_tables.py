@@ -147,13 +147,13 @@ def _difference_text(row: ReportRow, which: str, language: Language) -> str:
         return EMPTY_CELL
     ratio = FIGURES[row["column"]].logarithmic
     low, high = row[f"{which}_effect_low"], row[f"{which}_effect_high"]
-    told = f"x {effect:.3g}" if ratio else f"{effect:+.3g}"
+    effect_text = f"x {effect:.3g}" if ratio else f"{effect:+.3g}"
     if low is not None:
-        told += f" [{low:.3g}, {high:.3g}]"
+        effect_text += f" [{low:.3g}, {high:.3g}]"
     supported = row[f"{which}_supported"]
     if supported is None:
-        return f"{told} {language.text('not tested')}"
-    return f"{told} {language.text('supported') if supported else language.text('not supported')}"
+        return f"{effect_text} {language.text('not tested')}"
+    return f"{effect_text} {language.text('supported') if supported else language.text('not supported')}"
 
 
 def _repeats_needed_text(row: ReportRow, which: str) -> str:

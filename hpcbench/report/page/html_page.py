@@ -168,12 +168,12 @@ def _time_shares_sentence(experiment: str, runs: pd.DataFrame, language: Languag
     if not known:
         return None
     means = {phase: sum(each[phase] for each in known) / len(known) for phase in known[0]}
-    told = [
+    named = [
         language.text("{name} takes {share} %", name=language.text(PHASE_NAMES[phase]), share=f"{share:.0f}")
         for phase, share in sorted(means.items(), key=lambda item: -item[1])
         if share >= SMALLEST_NAMED_SHARE_PCT
     ]
-    return language.text("of its training time {shares}", shares=language.comma.join(told)) + language.stop
+    return language.text("of its training time {shares}", shares=language.comma.join(named)) + language.stop
 
 
 def _sections(content: PageContent, found: Mapping[str, Any], language: Language) -> list[dict[str, Any]]:

@@ -57,12 +57,12 @@ def experiment_curves(loaded: LoadedResults) -> dict[str, dict[str, PageCurve]]:
 
 def _step_loss_curves(keyed: Sequence[tuple[str, LoadedRun]]) -> pd.DataFrame:
     """Return mean, lowest and highest repeat of the loss, in bins of equally many steps."""
-    told = [(name, run.digest.curve) for name, run in keyed if run.history.state is RecordedState.FINISHED]
+    curves = [(name, run.digest.curve) for name, run in keyed if run.history.state is RecordedState.FINISHED]
     points = pd.DataFrame(
         {
-            "experiment": np.repeat([name for name, _ in told], [len(x) for _, (x, _) in told]),
-            "at": [float(each) for _, (x, _) in told for each in x],
-            "loss": [float(each) for _, (_, y) in told for each in y],
+            "experiment": np.repeat([name for name, _ in curves], [len(x) for _, (x, _) in curves]),
+            "at": [float(each) for _, (x, _) in curves for each in x],
+            "loss": [float(each) for _, (_, y) in curves for each in y],
         }
     )
     over: pd.DataFrame = points.groupby(["experiment", "at"], sort=True)["loss"].agg(list(CURVE_STATISTICS))
@@ -116,7 +116,7 @@ def environment_entries(runs: pd.DataFrame, language: Language) -> dict[str, dic
             {
                 "anchor": f"environment-{place}",
                 "name": f"{language.text('Environment')} {place}",
-                "told": str(environment.get("hostname") or environment.get("cpu") or ""),
+                "host": str(environment.get("hostname") or environment.get("cpu") or ""),
                 "text": _yaml_text(environment),
             },
         )
@@ -157,7 +157,7 @@ def _repeat_entry(
         "throughput": format_number(row["throughput_samples_s"]),
         "total": format_number(row["total_time_s"]),
         "shares": [round(share, 2) for share in shares.values()],
-        "told": language.comma.join(
+        "phases": language.comma.join(
             f"{language.text(PHASE_NAMES[name])} {share:.1f} %" for name, share in shares.items()
         ),
         "life": _lifetime_text(row, language),
@@ -171,8 +171,8 @@ def _repeat_entry(
 def phase_shares(row: ReportRow) -> dict[str, float]:
     """Return the share of each phase in the counted time, in per cent; empty where nothing was counted."""
     seconds = {phase: row[f"{phase}_s"] or 0.0 for phase in PHASES}
-    whole = sum(seconds.values())
-    return {phase: 100 * s / whole for phase, s in seconds.items()} if whole > 0 else {}
+    total = sum(seconds.values())
+    return {phase: 100 * s / total for phase, s in seconds.items()} if total > 0 else {}
 
 
 def _lifetime_text(row: ReportRow, language: Language) -> str:
@@ -187,10 +187,10 @@ def _lifetime_text(row: ReportRow, language: Language) -> str:
 def log_tail(folder: RunFolder) -> tuple[str, str]:
     """Return the end of the newest log of a repeat that says anything, and the name of its file."""
     logs = [(path.stat(), path) for path in folder.logs.glob("*.log")] if folder.logs.is_dir() else []
-    told = sorted((stat.st_mtime_ns, path.name, path) for stat, path in logs if stat.st_size)
-    if not told:
+    by_age = sorted((stat.st_mtime_ns, path.name, path) for stat, path in logs if stat.st_size)
+    if not by_age:
         return "", ""
-    path = told[-1][2]
+    path = by_age[-1][2]
     with path.open("rb") as file:
         begin = max(0, file.seek(0, os.SEEK_END) - LOG_BYTES)
         file.seek(begin)
@@ -200,5 +200,5 @@ def log_tail(folder: RunFolder) -> tuple[str, str]:
 
 
 def _yaml_text(value: dict[str, Any]) -> str:
-    told: str = yaml.dump(value, Dumper=YAML_DUMPER, sort_keys=False, allow_unicode=True, width=110)
-    return told.rstrip()
+    text: str = yaml.dump(value, Dumper=YAML_DUMPER, sort_keys=False, allow_unicode=True, width=110)
+    return text.rstrip()

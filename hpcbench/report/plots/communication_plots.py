@@ -33,8 +33,8 @@ def draw_communication(scene: Scene) -> Figure | None:
     Exposed is what an ablation found, else what follows the backward pass (docs/methodology.md, M7). What
     overlaps with that pass is inside the rest: no phase timer can see it.
     """
-    told = {row["experiment"]: _step_parts_ms(scene, row) for row in scene.rows}
-    lengths = {name: parts for name, parts in told.items() if parts}
+    measured = {row["experiment"]: _step_parts_ms(scene, row) for row in scene.rows}
+    lengths = {name: parts for name, parts in measured.items() if parts}
     if not any(
         sum(parts.values()) - parts["rest"] > SMALLEST_SHOWN_SHARE * sum(parts.values())
         for parts in lengths.values()
@@ -60,17 +60,17 @@ def _step_parts_ms(scene: Scene, row: ReportRow) -> dict[str, float]:
     steps = float(runs["counted_steps"].sum())
     if not steps:
         return {}
-    told = ["exchange_s", "push_s", "pull_s"]
-    exchange, push, pull = (1000 * float(runs[name].fillna(0).sum()) / steps for name in told)
-    whole = sum(1000 * float(runs[f"{phase}_s"].sum()) / steps for phase in PHASES)
+    columns = ["exchange_s", "push_s", "pull_s"]
+    exchange, push, pull = (1000 * float(runs[name].fillna(0).sum()) / steps for name in columns)
+    step_ms = sum(1000 * float(runs[f"{phase}_s"].sum()) / steps for phase in PHASES)
     exposed = runs["exposed_comm_pct"].dropna()
     if len(exposed) and not push + pull:
-        exchange = whole * float(exposed.mean()) / 100
+        exchange = step_ms * float(exposed.mean()) / 100
     return {
         "exchange": max(0.0, exchange - push - pull),
         "push": push,
         "pull": pull,
-        "rest": whole - exchange,
+        "rest": step_ms - exchange,
     }
 
 

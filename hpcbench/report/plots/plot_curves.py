@@ -24,7 +24,7 @@ EPOCH_END_EXPLANATION = N_("dotted: end of an epoch")
 LINES_PER_PANEL = len(COLOURS)
 PANEL_HEIGHT_IN = 2.9
 LINE_WIDTH, STRIPE_WIDTH = 1.4, 1.1  # in points
-COINCIDING_SHARE = 0.01  # of the height of all curves: closer ones could not be told apart
+COINCIDING_SHARE = 0.01  # of the height of all curves: closer ones cannot be distinguished
 
 
 @dataclass(frozen=True)
@@ -63,15 +63,15 @@ def draw_curve_panels(
     grid = drawn.subplots(panels, 1, sharex=True, sharey=True, squeeze=False)
     marker = "o" if max(len(c.x) for c in curves) <= 30 else ""
     for panel, axes in enumerate(grid[:, 0]):
-        mine = range(starts[panel], starts[panel + 1])
-        for other in (i for i in range(len(rows)) if i not in mine):
+        members = range(starts[panel], starts[panel + 1])
+        for other in (i for i in range(len(rows)) if i not in members):
             axes.plot(curves[other].x, curves[other].mean, color=GREY, alpha=0.3, linewidth=0.7, zorder=1)
-        widths = line_widths([curves[i] for i in mine])
+        widths = line_widths([curves[i] for i in members])
         lines = [
-            _draw_curve(axes, curves[i], COLOURS[i - mine.start], marker, width)
-            for i, width in zip(mine, widths, strict=True)
+            _draw_curve(axes, curves[i], COLOURS[i - members.start], marker, width)
+            for i, width in zip(members, widths, strict=True)
         ]
-        name_legend(axes, lines, [names[i] for i in mine])
+        name_legend(axes, lines, [names[i] for i in members])
         axes.set_ylabel(y_label)
         axes.grid(color="0.92")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
