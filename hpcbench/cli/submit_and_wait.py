@@ -179,7 +179,7 @@ class ProgressView(Protocol):
 
 
 def print_job_ids(results: ResultsFolder, job_ids: Sequence[str]) -> int:
-    """Print the ids of jobs that nobody waits for; returns the exit status."""
+    """Print the ids of jobs that are not waited for; returns the exit status."""
     if not job_ids:
         logger.info("nothing to do")
         return 0

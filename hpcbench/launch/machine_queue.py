@@ -59,7 +59,7 @@ def queue_folder() -> Path:
 
 
 def existing_queue_folder() -> Path | None:
-    """Return where the queue of this machine is, None where nobody has queued yet."""
+    """Return where the queue of this machine is, None where no job has been queued yet."""
     folder = Path(os.environ.get(QUEUE_VARIABLE) or DEFAULT_QUEUE_FOLDER)
     return folder if folder.is_dir() else None
 

@@ -170,7 +170,7 @@ def _take(free: dict[int, None], cores: list[int]) -> list[int]:
 
 
 def sort_by_siblings(cores: Iterable[int], cpus: Path = CPU_FOLDERS) -> list[int]:
-    """Sort cores so that the threads of one physical core stand together."""
+    """Sort cores so that the threads of one physical core are adjacent."""
 
     def key(core: int) -> tuple[int, int]:
         try:

@@ -51,7 +51,7 @@ def unwritable_report_error(folder: Path, error: OSError) -> InputError:
 def replace_file(path: Path, write: Callable[[Path], object], *, sync: bool = True) -> None:
     """Replace a file whole or not at all; `write` gets the path of a temporary one with the same ending.
 
-    Without `sync` nobody waits for the disk: for files that a crash of the machine may cost.
+    Without `sync` the write is not flushed to disk: for files that may be lost in a crash of the machine.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")

@@ -175,7 +175,7 @@ class SyncWorker(ReplicatedStrategy):
         return receive_content(self.world, server, torch.device("cpu"))
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from a state; nobody trains before the servers are ready."""
+        """Load a state; no rank trains before the servers are ready."""
         self.model.load_state_dict(state["model"])
         if self.world.rank == 0:
             self.send_initial_parameters()

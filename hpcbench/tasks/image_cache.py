@@ -76,7 +76,7 @@ class DecodedImageFile:
         self.path, self.header = path, header
         shape = (header.samples, header.height, header.width, CHANNELS)
         with path.open("rb") as file:
-            # Private: nobody who writes by mistake changes the file.
+            # Private: a write by mistake does not change the file.
             self._map = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
         mapped = np.frombuffer(self._map, np.uint8)
         self.used = mapped[PAGE_BYTES:].view(np.uint8)[: header.samples * 8].view(np.int64)

@@ -63,7 +63,7 @@ def share_path(path: Path, make: Callable[[Path], None], *, keep: bool = False) 
             if _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 if _is_same_file(descriptor, lock):
                     _create_if_missing(path, make)
-            else:  # somebody makes it, or has made it and uses it: wait until it may be shared
+            else:  # another process creates it or uses it: wait until it may be shared
                 _lock(descriptor, fcntl.LOCK_SH)
             if _is_same_file(descriptor, lock) and path.exists():
                 _lock(descriptor, fcntl.LOCK_SH)
@@ -86,13 +86,13 @@ def _create_if_missing(path: Path, make: Callable[[Path], None]) -> None:
 
 
 def remove_stale(folder: Path, prefix: str) -> list[Path]:
-    """Remove what killed processes have left: names with this prefix whose lock nobody holds."""
+    """Remove what killed processes have left: names with this prefix whose lock no process holds."""
     removed = []
     for lock in folder.glob(f"{prefix}*{LOCK_ENDING}"):
         try:
             descriptor = os.open(lock, os.O_RDWR)
         except OSError:
-            continue  # somebody else's, or gone by now
+            continue  # another user's, or removed meanwhile
         if _lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB) and _is_same_file(descriptor, lock):
             path = lock.with_name(lock.name.removesuffix(LOCK_ENDING))
             for leftover in (path, *folder.glob(f"{path.name}.*.part")):
@@ -112,7 +112,7 @@ def remove_path(path: Path) -> None:
 
 
 def _lock(descriptor: int, kind: int) -> bool:
-    """Lock; False where somebody else has it. A file system without locks says yes to everybody."""
+    """Lock; False where another process has it. A file system without locks grants every lock."""
     try:
         fcntl.flock(descriptor, kind)
     except BlockingIOError:

@@ -117,7 +117,7 @@ class PhaseClock:
         ends = [*(mark for _, mark in self._marks[1:]), last]
         for (phase, begin), end in zip(self._marks, ends, strict=True):
             phase_s[phase] += self._marker.between_s(begin, end)
-        # What the timeline does not show (starting the window, the last wait) is nobody's phase.
+        # What the timeline does not show (starting the window, the last wait) belongs to no phase.
         phase_s["other"] += wall_s - sum(phase_s.values())
         edges = [(phase, mark) for phase, mark in self._marks if phase in STEP_EDGES] + [("other", last)]
         step_s = [
