@@ -117,7 +117,7 @@ class DropsLastBatch(CorrectDataParallel):
 
 
 class BlindClock(ReplicatedStrategy):
-    """Each step is put into a thread's queue, as a GPU's driver does it, and the clock is read before it is done.
+    """Each step is put into a thread's queue, as a GPU's driver does it, and the clock is read too early.
 
     One rank. The losses that are recorded are read too early as well.
     """

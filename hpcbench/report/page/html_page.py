@@ -133,7 +133,7 @@ def _repeat_heads(language: Language, unit: str) -> list[str]:
 def _class_cards(
     content: PageContent, anchors: Mapping[str, str], language: Language
 ) -> list[dict[str, Any]]:
-    """Return the answer for each class: what to use, how reliable that is, what limits it, what failed the audit."""
+    """Return the answer for each class: what to use, how reliable it is, its limit, what failed the audit."""
     cards = []
     classes = rows_by_class(content.rows)
     # Where most was compared, the answer says most.
