@@ -18,7 +18,7 @@ from hpcbench.audit.audit_findings import Finding, Severity
 from hpcbench.audit.tables.foreign_table import StatedFacts
 from hpcbench.cli.ranking_output import print_findings, to_console_encoding
 from hpcbench.errors import input_error
-from hpcbench.report.findings_report import audit_file, audit_results
+from hpcbench.report.results_audit import audit_file, audit_results
 from hpcbench.report.table_cells import EMPTY_CELL, escape_markdown, format_number
 
 TABLE_OPTIONS_HINT = "--samples-per-epoch, --epochs, --eval-samples, --ranks and --column are for tables"

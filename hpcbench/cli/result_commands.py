@@ -150,7 +150,7 @@ def _audit(given: argparse.Namespace) -> int:
     from hpcbench.audit.tables.foreign_table import StatedFacts
     from hpcbench.cli.audit_output import run_audit_command
     from hpcbench.cli.terminal_tables import console
-    from hpcbench.report.findings_report import column_choices
+    from hpcbench.report.results_audit import column_choices
 
     stated = StatedFacts(
         samples_per_epoch=given.samples_per_epoch,

@@ -1,4 +1,4 @@
-"""The audit of a results folder or of a table, and its findings as CSV, Markdown and page entries."""
+"""Findings of the audit as CSV, Markdown and entries of the page. Imports no pandas."""
 
 from __future__ import annotations
 
@@ -10,19 +10,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from hpcbench.analysis.results_loading import load_results, read_groups
 from hpcbench.audit.audit_findings import Finding, FindingScope, Severity
-from hpcbench.audit.evidence import collect_evidence
-from hpcbench.audit.judge import audit_table, rank_audited, sort_findings
-from hpcbench.audit.rule_table import ALL_RULES, RUN_CHECKS
-from hpcbench.audit.tables.foreign_table import StatedFacts, read_tables
-from hpcbench.audit.tables.table_headers import SELECTABLE_FIELDS
-from hpcbench.catalog import MODEL_BLOCKS
-from hpcbench.errors import input_error
+from hpcbench.audit.rule_table import ALL_RULES
 from hpcbench.report.table_cells import escape_markdown
 from hpcbench.report.translations import ENGLISH, N_, Language
-from hpcbench.runs.results_folder import open_results_folder
-from hpcbench.sweep.run_spec import Group
 
 SEVERITY_NAMES = {
     Severity.ERROR: N_("error"),
@@ -147,33 +138,3 @@ def _figure_text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def audit_results(folder: Path) -> tuple[list[Finding], list[str]]:
-    """Judge a results folder; returns findings and what was wrong with the records themselves."""
-    groups: Sequence[Group] = read_groups(open_results_folder(folder).sweep)
-    loaded = load_results([folder], blocks=MODEL_BLOCKS, checks=RUN_CHECKS)
-    _, findings = rank_audited(loaded.runs, collect_evidence(loaded, groups), rank_by="throughput_samples_s")
-    return findings, loaded.problems
-
-
-def audit_file(path: Path, stated: StatedFacts) -> tuple[list[Finding], list[str]]:
-    """Judge a table; returns findings and what could not be judged, or was taken for granted."""
-    tables = read_tables(path, stated)
-    findings = [finding for table in tables for finding in audit_table(table)]
-    remarks = [f"{path}: {remark}" for table in tables for remark in table.remarks]
-    return sort_findings(findings), list(dict.fromkeys(remarks))
-
-
-def column_choices(settings: Sequence[str]) -> dict[str, str]:
-    """Read `--column FIELD=NAME` options. Raises InputError for one that is none."""
-    chosen: dict[str, str] = {}
-    for setting in settings:
-        field, equals, name = setting.partition("=")
-        if not equals or not name.strip() or not field.strip():
-            raise input_error(
-                "not a choice of a column", key="--column", found=setting,
-                allowed=f"FIELD=NAME, where FIELD is one of {', '.join(SELECTABLE_FIELDS)}",
-            )  # fmt: skip
-        chosen[field.strip()] = name.strip()
-    return chosen

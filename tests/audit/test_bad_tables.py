@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hpcbench.audit.tables.foreign_table import StatedFacts
 from hpcbench.cli.audit_output import findings_json
 from hpcbench.errors import InputError
-from hpcbench.report.findings_report import audit_file, column_choices
+from hpcbench.report.results_audit import audit_file, column_choices
 
 HEADER = "name,throughput (img/s),epoch time (s)\n"
 

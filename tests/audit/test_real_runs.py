@@ -18,7 +18,8 @@ from hpcbench.catalog import CATALOG
 from hpcbench.cli.ranking_output import print_ranking
 from hpcbench.errors import InputError
 from hpcbench.report.collection import collect_results
-from hpcbench.report.findings_report import audit_results, read_findings
+from hpcbench.report.findings_report import read_findings
+from hpcbench.report.results_audit import audit_results
 from hpcbench.sweep.sweep_loading import load_sweep
 from tests.audit.judging import codes, errors
 

@@ -9,7 +9,7 @@ import pytest
 
 from hpcbench.audit.audit_findings import Finding
 from hpcbench.audit.tables.foreign_table import StatedFacts
-from hpcbench.report.findings_report import audit_file
+from hpcbench.report.results_audit import audit_file
 from tests.audit.judging import codes, errors
 
 TABLES = Path(__file__).parent / "tables"

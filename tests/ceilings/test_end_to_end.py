@@ -10,7 +10,7 @@ import pandas as pd
 
 from hpcbench.ceilings.step_prediction import LimitingResource
 from hpcbench.report.collection import collect_results
-from hpcbench.report.findings_report import audit_results
+from hpcbench.report.results_audit import audit_results
 from tests.audit.judging import errors
 from tests.ceilings.test_probe import write_sweep
 from tests.cluster.helpers import Lab, eventually

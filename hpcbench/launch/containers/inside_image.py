@@ -26,9 +26,10 @@ def source_of_hpcbench() -> object:
     """Return what stands for its source, None where it can't say."""
     try:
         from hpcbench.runs.run_environment import source_digest
-    except (ImportError, SyntaxError):
+
+        return source_digest()
+    except (ImportError, SyntaxError, OSError):  # an old Python, or folders of another version
         return None
-    return source_digest()
 
 
 def problem_of(place: str) -> object:
