@@ -22,7 +22,7 @@ import orjson
 
 from hpcbench.analysis.run_digest import RunDigest, digest_from_json, digest_to_json, read_digest
 from hpcbench.analysis.run_figures import RunChecks
-from hpcbench.analysis.step_windows import StoredSteps
+from hpcbench.analysis.step_tables import StoredSteps
 from hpcbench.runs.results_folder import ResultsFolder, RunFolder
 from hpcbench.runs.run_environment import source_files
 

@@ -25,7 +25,7 @@ from hpcbench.analysis.run_figures import (
     throughput_samples_s,
 )
 from hpcbench.analysis.run_history import RunHistory
-from hpcbench.analysis.step_windows import StepTable
+from hpcbench.analysis.step_tables import StepTable
 from hpcbench.strategies.strategy_registry import find_strategy
 from hpcbench.sweep.run_spec import RunSpec
 

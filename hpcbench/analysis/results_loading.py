@@ -20,7 +20,7 @@ from hpcbench.analysis.digest_reading import DigestCache, FileState, RunReferenc
 from hpcbench.analysis.run_digest import RunDigest
 from hpcbench.analysis.run_figures import RunChecks, RunFigures
 from hpcbench.analysis.run_history import RecordedState, RunHistory
-from hpcbench.analysis.step_windows import load_step_tables
+from hpcbench.analysis.step_tables import load_step_tables
 from hpcbench.ceilings.ceiling_records import read_all_ceilings
 from hpcbench.ceilings.node_ceilings import Ceilings
 from hpcbench.errors import SourcePlace, input_error

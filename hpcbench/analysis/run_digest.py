@@ -24,7 +24,7 @@ from hpcbench.analysis.run_figures import (
     derive_figures,
 )
 from hpcbench.analysis.run_history import LARGE_FIELDS, RecordedState, RunHistory, read_history
-from hpcbench.analysis.step_windows import StepTable, StoredSteps, step_table
+from hpcbench.analysis.step_tables import StepTable, StoredSteps, step_table
 from hpcbench.errors import RecordError
 from hpcbench.runs.results_folder import RunFolder, read_spec_json
 from hpcbench.sweep.run_spec import RunSpec

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from hpcbench.analysis import digest_reading
 from hpcbench.analysis.results_loading import LoadedResults, LoadedRun
 from hpcbench.analysis.run_digest import RunDigest
-from hpcbench.analysis.step_windows import StoredSteps, load_step_tables, write_steps_part
+from hpcbench.analysis.step_tables import StoredSteps, load_step_tables, write_steps_part
 from hpcbench.audit.rule_table import RUN_CHECKS
 from hpcbench.errors import HpcbenchError, InputError, input_error
 from hpcbench.runs.record_writer import write_atomically

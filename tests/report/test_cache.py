@@ -16,7 +16,7 @@ from hpcbench.analysis.digest_reading import dump_cache
 from hpcbench.analysis.results_loading import load_results
 from hpcbench.analysis.run_digest import digest_from_json, digest_to_json, read_digest
 from hpcbench.analysis.run_figures import FinishedRepeat, Observation, RunChecks
-from hpcbench.analysis.step_windows import StoredSteps
+from hpcbench.analysis.step_tables import StoredSteps
 from hpcbench.audit.rule_table import RUN_CHECKS
 from hpcbench.report.collection import collect_results
 from hpcbench.report.report_files import read_digest_cache
