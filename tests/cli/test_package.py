@@ -127,3 +127,16 @@ def test_a_profile_is_found_in_an_installed_wheel(wheel: zipfile.ZipFile, tmp_pa
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert done.stdout.split() == [str(tmp_path / "hpcbench" / "__init__.py"), "4"]
+
+
+def test_names_of_modules_and_public_classes_are_unique() -> None:
+    """One name, one concept: no two modules and no two public classes of the package share a name."""
+    paths = [path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py"]
+    places: dict[str, list[Path]] = {}
+    for path in paths:
+        places.setdefault(path.stem, []).append(path)
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(path)
+    assert len(paths) > 100
+    assert not {name: found for name, found in places.items() if len(found) > 1}
