@@ -66,7 +66,7 @@ def test_the_waited_transfer_is_among_the_traffic() -> None:
             assert sum(t.size_bytes * t.times for t in sent) >= waited[1], name
 
 
-def test_a_strategy_that_nobody_knows_is_neither_predicted_nor_trusted() -> None:
+def test_an_unknown_strategy_is_neither_predicted_nor_trusted() -> None:
     """Records may name strategies of another version."""
     entry = find_strategy("of_next_year")
     assert entry.traffic is None and entry.reference_rank == 0
